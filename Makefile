@@ -1,0 +1,27 @@
+# One environment for everything: .venv, made on first use. TORCH selects the build of torch; the extension is built against it.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: test lint accuracy clean
+
+test: .venv/installed lint
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+accuracy: .venv/installed
+	$(BIN)/pip install -q -e '.[bench]' --no-build-isolation
+	$(BIN)/python bench/accuracy.py
+
+.venv/installed: pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q '$(TORCH)' numpy 'setuptools>=77' wheel
+	$(BIN)/pip install -q --no-build-isolation -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist out *.egg-info

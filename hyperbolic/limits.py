@@ -1,0 +1,24 @@
+"""The only clamps of the package: per type, what keeps a point representable."""
+
+from __future__ import annotations
+
+import torch
+
+LARGEST_COORDINATE = {
+    torch.float16: torch.finfo(torch.float16).max,
+    torch.bfloat16: torch.finfo(torch.bfloat16).max,
+    torch.float32: torch.finfo(torch.float32).max,
+    # Short of the largest float64, so that exp(r) = 2 sinh(r) + ... is still finite on the way.
+    torch.float64: 2.0**1016,
+}
+"""``lorentz.expmap0`` and ``lorentz.expmap`` shorten a tangent until no coordinate of the result can exceed this:
+beyond radius 88 for float32 and bfloat16, 700 for float64 and 11 for float16 (c = 1)."""
+
+RIM_MARGIN = {
+    torch.float16: 2.0**-10,
+    torch.bfloat16: 2.0**-7,
+    torch.float32: 2.0**-22,
+    torch.float64: 2.0**-50,
+}
+"""``poincare.project`` keeps ``sqrt(c)|x| <= 1 - margin``: two to four steps of the type below 1, so that rounding
+the coordinates cannot cross it back."""

@@ -1,0 +1,373 @@
+"""The Lorentz (hyperboloid) model of hyperbolic space with sectional curvature ``-c``.
+
+A point *is* its space components ``x``, a tensor (..., D); the time component ``x0 = sqrt(1/c + |x|^2)`` is
+derived and never stored, because with a rounded time component no formula can be exact. A tangent vector ``v``
+at ``x`` is its space components too, and any vector is one: ``v0 = x.v/x0``. Radius means ``r = sqrt(c) d(0,
+x)``.
+
+Every function takes tensors of any floating point type, broadcasts batch shapes, and takes the curvature
+parameter ``c`` as a positive number or as a tensor that broadcasts against the batch shape. All are
+differentiable in every tensor, ``c`` included, to any order. Arithmetic inside has at least twice the digits of
+the arguments and the result is rounded once; half-precision points give half-precision points and float32
+scalars.
+
+Raises, in every function: ``TypeError`` for an argument that is no floating point tensor; ``ValueError`` for
+shapes that do not fit, devices that differ, or a number ``c`` that is not positive. Values are checked within
+``hyperbolic.checks()``. Error bounds are those of ``docs/numerics.md``: scalars in units in the last place
+(ULP), points by hyperbolic displacement and tangents in the Riemannian norm, in units of the type's epsilon.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperbolic import validation
+from hyperbolic.distributions import WrappedNormal
+from hyperbolic.limits import LARGEST_COORDINATE
+from hyperbolic.ops.dispatch import Op, Scalar
+from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
+from hyperbolic.reference import lorentz as formulas
+
+_time = Op("lorentz.time", formulas.time, "x:D, c:1 -> 1")
+_tangent_time = Op("lorentz.to_ambient", formulas.tangent_time, "x:D, v:D, c:1 -> 1")
+_inner = Op("lorentz.inner", formulas.inner, "x:D, y:D, c:1 -> 1")
+_expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D")
+_logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D")
+_expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1, largest:1 -> D")
+_logmap = Op("lorentz.logmap", formulas.logmap, "x:D, y:D, c:1 -> D")
+_dist = Op("lorentz.dist", formulas.dist, "x:D, y:D, c:1 -> 1")
+_dist0 = Op("lorentz.dist0", formulas.dist0, "x:D, c:1 -> 1")
+_dist_exp0 = Op("lorentz.dist_exp0", formulas.dist_exp0, "u:D, v:D, c:1 -> 1")
+_transport = Op("lorentz.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D")
+_transport0 = Op("lorentz.transport0", formulas.transport0, "y:D, v:D, c:1 -> D")
+_geodesic = Op("lorentz.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D")
+_midpoint = Op("lorentz.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D")
+_centroid = Op("lorentz.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D")
+_norm = Op("lorentz.norm", formulas.norm_at, "x:D, v:D, c:1 -> 1")
+_egrad2rgrad = Op("lorentz.egrad2rgrad", formulas.egrad2rgrad, "x:D, g:D, c:1 -> D")
+_half_aperture = Op("lorentz.half_aperture", formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1")
+_exterior_angle = Op("lorentz.exterior_angle", formulas.exterior_angle, "x:D, y:D, c:1 -> 1")
+_busemann = Op("lorentz.busemann", formulas.busemann, "x:D, direction:D, c:1 -> 1")
+_boost = Op("lorentz.boost", formulas.boost, "x:D, a:D, c:1 -> D")
+_log_prob = Op("lorentz.wrapped_normal_log_prob", formulas.wrapped_normal_log_prob, "x:D, mean:D, scale:D~, c:1 -> 1")
+
+
+def time(x: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The time component ``sqrt(1/c + |x|^2)``, shape (...).
+
+    ``x`` is (..., D), any finite value. Error at most 1 ULP. Smooth everywhere.
+
+    >>> time(torch.tensor([3.0, 4.0]), c=1.0)
+    tensor(5.0990)
+    """
+    return _time(x, c)
+
+
+def inner(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The Lorentz inner product ``<x,y>_L = x.y - x0 y0`` of two points, shape (...); at most ``-1/c``.
+
+    ``x`` and ``y`` are (..., D), radius up to 28 in float32 and 40 in float64. Error at most 1 ULP: computed as
+    ``-1/c - h^2/2`` from the chord ``h`` (see :func:`dist`), where the definition cancels. Smooth everywhere.
+
+    >>> inner(torch.zeros(2), torch.tensor([3.0, 4.0]))
+    tensor(-5.0990)
+    """
+    return _inner(x, y, c)
+
+
+def to_ambient(x: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
+    """Ambient coordinates (..., D + 1), time first: of the point ``x``, or of the tangent ``v`` at ``x`` if given.
+
+    >>> to_ambient(torch.tensor([3.0, 4.0]))
+    tensor([5.0990, 3.0000, 4.0000])
+    >>> to_ambient(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]))
+    tensor([0.5883, 1.0000, 0.0000])
+    """
+    if v is None:
+        first, space = time(x, c), x
+    else:
+        first, space = _tangent_time(x, v, c), v
+    shape = first.shape
+    return torch.cat([first[..., None].to(space.dtype), space.expand(*shape, space.shape[-1])], -1)
+
+
+def from_ambient(p: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
+    """Space components (..., D) of the ambient point ``p``, or of the ambient tangent ``v`` at ``p`` if given.
+
+    The time components, first along the last dimension, are dropped. Within ``hyperbolic.checks()`` raises
+    ``ValueError`` for a ``p`` off the hyperboloid or a ``v`` off the tangent space by more than rounding explains.
+
+    >>> from_ambient(torch.tensor([5.0990, 3.0, 4.0]))
+    tensor([3., 4.])
+    """
+    names, args = (("p",), (p,)) if v is None else (("p", "v"), (p, v))
+    dims = tuple(("D+1",) for _ in names)
+    p, *rest, c = validation.arguments("lorentz.from_ambient", (*names, "c"), (*dims, ()), (*args, c))
+    if validation.checking():
+        validation.ambient("lorentz.from_ambient", p, rest[0] if rest else None, c)
+    return (rest[0] if rest else p)[..., 1:]
+
+
+def expmap0(v: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The exponential map at the origin, ``sinh(t)/t v`` with ``t = sqrt(c)|v|``, shape (..., D).
+
+    ``v`` is (..., D). Error at most 2 ULP. A tangent so long that a coordinate would overflow is shortened to
+    the longest that fits (``limits.LARGEST_COORDINATE``; radius 88 in float32, 700 in float64); nothing below
+    is clamped. Smooth everywhere; the Jacobian at 0 is the identity. MERU saturates at radius 11.
+
+    >>> expmap0(torch.tensor([3.0, 4.0]))
+    tensor([44.5219, 59.3626])
+    """
+    return _expmap0(v, c, _largest(v))
+
+
+def logmap0(x: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The logarithm at the origin, ``asinh(s)/s x`` with ``s = sqrt(c)|x|``, shape (..., D).
+
+    ``x`` is (..., D), any finite value. Error at most 1 ULP in float32, 3 in float64. Smooth everywhere.
+
+    >>> logmap0(torch.tensor([44.5219, 59.3626]))
+    tensor([3.0000, 4.0000])
+    """
+    return _logmap0(x, c)
+
+
+def expmap(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The point reached from ``x`` along ``v``, ``cosh(n) x + sinh(n)/n v`` with ``n = sqrt(c)|v|_L``; (..., D).
+
+    ``x`` and ``v`` are (..., D). Displacement at most ``4 eps (1 + r + n + sinh r_out)``; overflow as in
+    :func:`expmap0`. Inward tangents make the textbook form cancel: the tangent is carried to the origin and the
+    result translated back with the radial coordinate as a product. Smooth everywhere.
+
+    >>> expmap(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]))
+    tensor([3.7622, 3.6269])
+    """
+    return _expmap(x, v, c, _largest(x))
+
+
+def logmap(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The tangent at ``x`` that points to ``y``, ``(D/sinh D)(y - cosh(D) x)`` with ``D = sqrt(c) d``; (..., D).
+
+    ``x`` and ``y`` are (..., D). Error at most 2 Riemannian eps, radius up to 20 in float32 and 40 in float64.
+    Exactly 0 at coincident points; smooth everywhere.
+
+    >>> logmap(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 2.0]))
+    tensor([-0.1749,  1.4416])
+    """
+    return _logmap(x, y, c)
+
+
+def dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The geodesic distance ``d = 2 asinh(sqrt(c) h/2)/sqrt(c)``, h the ambient chord; shape (...).
+
+    ``x`` and ``y`` are (..., D). Error at most 1 ULP in float32 (radius up to 28), 5 ULP in float64 (up to 40),
+    however close the points; exactly 0 where they coincide. The gradient, of Riemannian norm 1, is exact to 2
+    eps; at coincident points, where it is undefined, it is 0. MERU and geoopt compute ``acosh(-c<x,y>)``, which
+    loses half the digits. ``h`` follows from the Gram determinant of ``x - y`` and the shorter of the two
+    (docs/numerics.md).
+
+    >>> dist(torch.tensor([1.0, 0.0]), torch.tensor([1.001, 0.0]))
+    tensor(0.0007)
+    """
+    return _dist(x, y, c)
+
+
+def dist0(x: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The distance to the origin, ``asinh(sqrt(c)|x|)/sqrt(c)``, shape (...).
+
+    ``x`` is (..., D), any finite value. Error at most 1 ULP in float32, 3 in float64. The gradient at 0 is 0.
+
+    >>> dist0(torch.tensor([3.0, 4.0]))
+    tensor(2.3124)
+    """
+    return _dist0(x, c)
+
+
+def dist_exp0(u: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The distance of ``expmap0(u)`` and ``expmap0(v)`` straight from the tangents, shape (...).
+
+    ``u`` and ``v`` are (..., D), radius ``sqrt(c)|u|`` up to 1e4, where coordinates overflowed long ago. Error
+    at most 4 ULP. At coincident points it is exactly 0 and so is its gradient. From ``sinh^2(D/2) =
+    sinh^2((a-b)/2) + sinh(a) sinh(b) |u/|u| - v/|v||^2/4``, in the log domain once a + b > 30.
+
+    >>> dist_exp0(torch.tensor([300.0, 0.0]), torch.tensor([0.0, 400.0]))
+    tensor(699.3068)
+    """
+    return _dist_exp0(u, v, c)
+
+
+def transport(x: Tensor, y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
+    """Parallel transport of the tangent ``v`` along the geodesic from ``x`` to ``y``, shape (..., D).
+
+    All arguments are (..., D). Error at most 2 Riemannian eps, radius up to 20 in float32 and 40 in float64.
+    Smooth everywhere. The tangent goes to the origin, is turned by the holonomy of the triangle (0, x, y) and
+    goes on to ``y`` (Ungar's gyration), which keeps norms where ``v + c<y,v>/(1 - c<x,y>)(x + y)`` loses them.
+
+    >>> transport(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+    tensor([0.3333, 1.3333])
+    """
+    return _transport(x, y, v, c)
+
+
+def transport0(y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
+    """Parallel transport of ``v`` from the origin to ``y``, ``v + c (y.v)/(1 + sqrt(c) y0) y``, shape (..., D).
+
+    Error at most 2 Riemannian eps. Smooth everywhere.
+
+    >>> transport0(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
+    tensor([1.4142, 1.0000])
+    """
+    return _transport0(y, v, c)
+
+
+def geodesic(x: Tensor, y: Tensor, t: Scalar, c: Scalar = 1.0) -> Tensor:
+    """The point at fraction ``t`` of the way from ``x`` to ``y``, shape (..., D).
+
+    ``t`` is a number or a tensor that broadcasts against the batch shape; 0 gives ``x``, 1 gives ``y``, other
+    values prolong the geodesic. Displacement at most ``4 eps (1 + r + d + sinh r_out)`` for t in [0, 1]. Smooth
+    everywhere.
+
+    >>> geodesic(torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0]), 0.5)
+    tensor([0.8590, 1.1453])
+    """
+    return _geodesic(x, y, t, c)
+
+
+def midpoint(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The point halfway from ``x`` to ``y``, ``(x + y)/(2 cosh(D/2))``, shape (..., D).
+
+    Displacement at most ``4 eps (1 + r + d + sinh r_out)``. Smooth everywhere.
+
+    >>> midpoint(torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0]))
+    tensor([0.8590, 1.1453])
+    """
+    return _midpoint(x, y, c)
+
+
+def centroid(x: Tensor, weights: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
+    """The Lorentz centroid of K points, the weighted ambient mean scaled back to the hyperboloid; (..., D).
+
+    ``x`` is (..., K, D); ``weights`` (..., K) are non-negative with a positive sum and default to equal ones.
+    Law et al., 2019, equation 11. Displacement at most ``4 eps (1 + r + sinh r_out)``. Smooth everywhere.
+
+    >>> centroid(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    tensor([0.8590, 1.1453])
+    """
+    return _centroid(x, _weights("lorentz.centroid", x, weights), c)
+
+
+def norm(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The Riemannian norm ``sqrt(|v|^2 - v0^2)`` of the tangent ``v`` at ``x``, shape (...).
+
+    Error at most 2 ULP, radius up to 20 in float32 and 40 in float64. The gradient at ``v = 0`` is 0.
+
+    >>> norm(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]))
+    tensor(0.9806)
+    """
+    return _norm(x, v, c)
+
+
+def egrad2rgrad(x: Tensor, g: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The Riemannian gradient at ``x``, ``g + c (x.g) x``, of a Euclidean gradient ``g``; shape (..., D).
+
+    ``g`` is what autograd returns for the space components. Error at most 2 Riemannian eps.
+
+    >>> egrad2rgrad(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]))
+    tensor([10., 12.])
+    """
+    return _egrad2rgrad(x, g, c)
+
+
+def half_aperture(x: Tensor, min_radius: Scalar = 0.1, c: Scalar = 1.0) -> Tensor:
+    """The half-aperture of the entailment cone at ``x``, ``asin(2 min_radius/(sqrt(c)|x|))``, shape (...).
+
+    Ganea et al., 2018; Desai et al., 2023 (MERU), equation 8. ``pi/2``, with gradient 0, where ``sqrt(c)|x| <= 2
+    min_radius``. Error at most 2 ULP in float32, 4 in float64. Geoopt's has sqrt(k) where sqrt(1/k) is meant.
+
+    >>> half_aperture(torch.tensor([3.0, 4.0]))
+    tensor(0.0400)
+    """
+    return _half_aperture(x, c, min_radius)
+
+
+def exterior_angle(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The angle at ``x`` between the prolonged ray from the origin and the geodesic to ``y``; shape (...), in
+    [0, pi].
+
+    ``y`` lies in the entailment cone of ``x`` where this is at most ``half_aperture(x)``. Error at most 2 ULP
+    in float32, 4 ULP + 1e-30 in float64. Where it is undefined, ``x`` at the origin or at ``y``, it is 0 with
+    gradient 0, so the entailment loss of Ganea et al. vanishes there; on the ray itself, where it has a kink,
+    the gradient is 0 too.
+
+    >>> exterior_angle(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
+    tensor(1.8785)
+    """
+    return _exterior_angle(x, y, c)
+
+
+def busemann(x: Tensor, direction: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The Busemann function ``log(sqrt(c)(x0 - x.w))/sqrt(c)`` of the ideal point ``w =
+    direction/|direction|``; (...).
+
+    The signed distance to the horosphere through the origin, negative towards ``w``. ``direction`` is (..., D),
+    not 0. Error at most 2 ULP of ``max(|value|, |x|)``: the function changes sign. Smooth everywhere.
+
+    >>> busemann(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]))
+    tensor(-2.3124)
+    """
+    return _busemann(x, direction, c)
+
+
+def boost(x: Tensor, a: Tensor, c: Scalar = 1.0) -> Tensor:
+    """The isometry that moves the origin to ``a`` along a geodesic, applied to ``x``; shape (..., D).
+
+    Its inverse is the boost by ``-a``. Displacement at most ``4 eps (1 + r + r_a + sinh r_out)``. Smooth
+    everywhere.
+
+    >>> boost(torch.zeros(2), torch.tensor([3.0, 4.0]))
+    tensor([3., 4.])
+    """
+    return _boost(x, a, c)
+
+
+def wrapped_normal(mean: Tensor, scale: Scalar = 1.0, c: Scalar = 1.0) -> WrappedNormal:
+    """The wrapped normal distribution around ``mean``: a ``torch.distributions.Distribution``.
+
+    A normal vector with standard deviations ``scale`` (a number, or (..., D)) in the tangent space of the
+    origin is transported to ``mean`` and mapped down (Nagano et al., 2019). ``rsample`` is differentiable in
+    ``mean``, ``scale`` and ``c``; ``log_prob`` is the density with respect to the Riemannian volume.
+
+    >>> _ = torch.manual_seed(0)
+    >>> wrapped_normal(torch.tensor([3.0, 4.0]), 0.1).rsample((2,)).shape
+    torch.Size([2, 2])
+    >>> wrapped_normal(torch.zeros(2), 1.0).log_prob(torch.zeros(2))
+    tensor(-1.8379)
+    """
+    return WrappedNormal(_rsample, _log_prob, "lorentz.wrapped_normal", mean, scale, c)
+
+
+def _largest(x: Tensor) -> float:
+    return LARGEST_COORDINATE.get(x.dtype, 1.0) if isinstance(x, Tensor) else 1.0  # other types are refused later
+
+
+def _weights(title: str, x: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is not None:
+        return weights
+    (x,) = validation.arguments(title, ("x",), (("K", "D"),), (x,))
+    return x.new_ones(x.shape[-2])
+
+
+def _rsample(mean: Tensor, w: Tensor, c: Scalar) -> Tensor:
+    return expmap(mean, transport0(mean, w, c), c)
+
+
+def pairwise_dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
+    """All distances between the rows of ``x`` (..., N, D) and of ``y`` (..., M, D): (..., N, M).
+
+    See :func:`hyperbolic.pairwise.pairwise_dist`.
+
+    >>> pairwise_dist(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+    tensor([[0.0000, 2.3124]])
+    """
+    return _pairwise_dist(x, y, model="lorentz", c=c)

@@ -1,0 +1,226 @@
+"""From a formula in wide numbers to a torch operator.
+
+An :class:`Op` is a formula with a signature in the manner of NumPy's generalised ufuncs: ``"x:D, y:D, c:1 ->
+1"`` takes two vectors and a scalar and returns a scalar, each with any batch shape in front, and batch shapes
+broadcast. From the signature follow the argument checks, the schema, the fake kernel and the vmap rule; from
+the formula, by ``autodiff.vjp``, the backward and the double backward, each an operator of its own.
+
+The operators are opaque to torch.compile. That is the point: inside, double-word arithmetic is evaluated as it is
+written, in eager and in compiled programs alike, and both return the same bits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.function import _SingleLevelFunction
+
+from hyperbolic import validation
+from hyperbolic.reference import autodiff, wide
+from hyperbolic.reference.autodiff import Variable
+
+Scalar = float | Tensor
+
+library = torch.library.Library("hyperbolic", "FRAGMENT")
+
+
+@dataclass(frozen=True)
+class Core:
+    """The trailing dimensions of one argument: () for a scalar, ("D",) for a vector, ("N", "D") for a matrix.
+
+    Written "1", "D" and "N*D" in a signature. The types of vectors and matrices decide the type of the result;
+    "D~" is a vector that, like the scalars, has no part in that.
+    """
+
+    dims: tuple[str, ...]
+    promotes: bool
+
+    @staticmethod
+    def parse(text: str) -> Core:
+        dims = () if text == "1" else tuple(text.rstrip("~").split("*"))
+        return Core(dims, bool(dims) and not text.endswith("~"))
+
+    def core(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[len(shape) - len(self.dims) :])
+
+    def batch(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[: len(shape) - len(self.dims)])
+
+
+class Level:
+    """A formula or one of its vector-Jacobian products as a torch operator: schema, fake, autograd and vmap."""
+
+    def __init__(self, op: Op, name: str, formula: autodiff.Function, cores: tuple[Core, ...], arity: int | None):
+        # arity: None for the public function; for a vector-Jacobian product, how many of the leading arguments are
+        # those of the level below. They are what its results are cotangents of; the other arguments are cotangents.
+        self.op, self.name, self.formula, self.cores, self.arity = op, name, formula, cores, arity
+        arguments = ", ".join(f"Tensor a{i}" for i in range(len(cores)))
+        returns = "Tensor" if arity is None else f"({', '.join(['Tensor'] * arity)})"
+        library.define(f"{name}({arguments}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(name, self.evaluate, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"hyperbolic::{name}", self.fake, lib=library)
+        self.operator = getattr(torch.ops.hyperbolic, name).default
+        self._register_autograd()
+
+    @cached_property
+    def derivative(self) -> Level:
+        """The vector-Jacobian product of this level, made on first use."""
+        outputs = (self.op.result,) if self.arity is None else self.cores[: self.arity]
+        formula = autodiff.vjp(self.formula, len(self.cores))
+        return Level(self.op, self.name + "_backward", formula, self.cores + outputs, len(self.cores))
+
+    def _dtype(self, args: Sequence[Tensor]) -> torch.dtype:
+        """The common type of the arguments that promote: never that of a curvature or another scalar."""
+        dtypes = [a.dtype for a, core in zip(args, self.op.cores) if core.promotes]
+        dtype = dtypes[0]
+        for other in dtypes[1:]:
+            dtype = torch.promote_types(dtype, other)
+        return dtype
+
+    def _result(self, args: Sequence[Tensor]) -> tuple[tuple[int, ...], torch.dtype]:
+        bound: dict[str, int] = {}
+        batches = []
+        for a, core in zip(args, self.cores):
+            bound.update(zip(core.dims, core.core(a.shape)))
+            batches.append(core.batch(a.shape))
+        dtype = self._dtype(args)
+        if not self.op.result.dims:
+            dtype = torch.promote_types(dtype, torch.float32)
+        return (*torch.broadcast_shapes(*batches), *(bound[d] for d in self.op.result.dims)), dtype
+
+    def fake(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.arity is None:
+            shape, dtype = self._result(args)
+            return args[0].new_empty(shape, dtype=dtype)
+        return tuple(a.new_empty(a.shape) for a in args[: self.arity])
+
+    def evaluate(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if self.arity is None and validation.checking():
+            validation.values(self.op.title, self.op.names, self.op.ranks, self.op.inside, args)
+        dtype = self._dtype(args)
+        lifted = [
+            Variable(wide.lift(a if core.dims else a[..., None], dtype is torch.float64))
+            for a, core in zip(args, self.cores)
+        ]
+        results = self.formula(*lifted)
+        if self.arity is None:
+            shape, dtype = self._result(args)
+            value = results[0].value
+            if self.op.ball:
+                out = wide.round_inside(value, lifted[self.op.names.index("c")].head, dtype)
+            else:
+                out = wide.round_to(value, dtype)
+            return _own(out if self.op.result.dims else out[..., 0], shape, args)
+        return tuple(
+            _own(g if core.dims else g[..., 0], a.shape, args)
+            for g, a, core in zip((wide.round_to(r.value, a.dtype) for r, a in zip(results, args)), args, self.cores)
+        )
+
+    def _register_autograd(self) -> None:
+        level = self
+
+        # The autograd kernel of an operator is entered once per level of torch.func, below its own dispatch. What fits
+        # there is the single-level function that torch.autograd.Function is made of: torch.library.register_autograd
+        # cannot be used under torch.func, and torch.autograd.Function cannot be traced under it.
+        class Autograd(_SingleLevelFunction):
+            @staticmethod
+            def forward(*args: Tensor) -> Any:
+                with torch._C._AutoDispatchBelowAutograd():
+                    return level.operator(*args)
+
+            @staticmethod
+            def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+                ctx.save_for_backward(*inputs)
+                ctx.save_for_forward(*inputs)
+
+            @staticmethod
+            def backward(ctx: Any, *cotangents: Tensor) -> Any:
+                return level.derivative.operator(*ctx.saved_tensors, *cotangents)
+
+            @staticmethod
+            def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+                return level.jvp(ctx.saved_tensors, tangents)
+
+        Autograd.__name__ = Autograd.__qualname__ = self.name
+
+        def kernel(*args: Tensor) -> Any:
+            with enable_single_level_autograd_function():
+                return Autograd.apply(*args)  # type: ignore[attr-defined]
+
+        library.impl(self.name, kernel, "Autograd")
+        torch.library.register_vmap(f"hyperbolic::{self.name}", self.vmap, lib=library)
+
+    def jvp(self, args: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Any:
+        """The pullback is linear in the cotangents, so its own pullback at 0 is the pushforward."""
+        fake = self.fake(*args)
+        zeros = [torch.zeros_like(z) for z in ((fake,) if isinstance(fake, Tensor) else fake)]
+        directions = [torch.zeros_like(a) if t is None else t for a, t in zip(args, tangents)]
+        pushed = self.derivative.derivative.operator(*args, *zeros, *directions)[len(args) :]
+        return pushed[0] if self.arity is None else pushed
+
+    def vmap(self, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> Any:
+        """The mapped dimension goes in front of the batch shape, which is padded so that the rest still lines
+        up.
+        """
+        ranks = [a.dim() - len(core.dims) - (d is not None) for a, core, d in zip(args, self.cores, in_dims)]
+        rank, size = max(ranks), info.batch_size
+        padded = []
+        for a, r, d in zip(args, ranks, in_dims):
+            a = a.expand(size, *a.shape) if d is None else a.movedim(d, 0)
+            padded.append(a.reshape(size, *[1] * (rank - r), *a.shape[1:]))
+        out = self.operator(*padded)
+        if self.arity is None:
+            return out, 0
+        n = self.arity
+        flat = tuple(g.reshape(size, *g.shape[1 + rank - r :]) for g, r in zip(out, ranks[:n]))
+        return flat, (0,) * n
+
+
+def _own(out: Tensor, shape: Sequence[int], args: Sequence[Tensor]) -> Tensor:
+    """``out`` broadcast to ``shape`` in memory of its own: an operator may not return its argument."""
+    out = out.expand(shape)
+    if not out.is_contiguous() or any(out.data_ptr() == a.data_ptr() for a in args):
+        return out.clone(memory_format=torch.contiguous_format)
+    return out
+
+
+class Op:
+    """A formula that can be called on tensors.
+
+    Args:
+        title: name of the public function, "lorentz.dist"; the operator is ``hyperbolic::lorentz_dist``.
+        formula: takes and returns ``Variable``.
+        signature: argument names with core dimensions, and the core dimensions of the result.
+        ball: the result is a point that must stay strictly inside a ball.
+        inside: names of the arguments that ``checks()`` wants inside the ball.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        formula: Callable[..., Variable],
+        signature: str,
+        ball: bool = False,
+        inside: tuple[str, ...] = (),
+    ):
+        inputs, result = re.sub(r"\s", "", signature).split("->")
+        parameters = [p.split(":") for p in inputs.split(",")]
+        self.title, self.ball, self.inside = title, ball, inside
+        self.names = tuple(name for name, _ in parameters)
+        self.cores = tuple(Core.parse(core) for _, core in parameters)
+        self.ranks = tuple(core.dims for core in self.cores)
+        self.result = Core.parse(result)
+        self.level = Level(self, title.replace(".", "_"), lambda *a: (formula(*a),), self.cores, None)
+        # The first derivative exists from the start: a compiled program may come from a cache that names it.
+        self.operator, self.backward = self.level.operator, self.level.derivative.operator
+
+    def __call__(self, *args: Scalar) -> Tensor:
+        result: Tensor = self.operator(*validation.arguments(self.title, self.names, self.ranks, args))
+        return result

@@ -1,0 +1,201 @@
+"""Functions that hyperbolic formulas are smooth in.
+
+Written with norms, the formulas have removable singularities: ``sinh(|v|)/|v|`` at 0 and its derivatives. Written
+with squared norms they are entire or analytic functions, and each family here is closed under differentiation, so
+values and derivatives of every order are right at the origin without a case in any formula.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from hyperbolic.reference import wide
+from hyperbolic.reference.autodiff import Variable, dot, exp, fit, log, scale, sqrt, where
+from hyperbolic.reference.wide import DoubleDouble, Wide
+
+
+def _series(coefficients: list[Fraction], q: Wide) -> Wide:
+    s = wide.remap(q, torch.zeros_like) + wide.constant(coefficients[-1], q)
+    for a in reversed(coefficients[:-1]):
+        s = s * q + wide.constant(a, q)
+    return s
+
+
+# --- sinh and cosh of a root -------------------------------------------------------------------------------------
+
+_STUMPFF_SWITCH = 1.0
+_STUMPFF_TERMS = 16  # q^16 / 32! < 2^-115 for q < 1
+
+
+def _stumpff(k: int, q: Wide) -> Wide:
+    if k < 2:
+        s = wide.sqrt(q)
+        if k == 0:
+            return wide.cosh(s)
+        zero = wide.head(s) == 0
+        safe = wide.where(zero, 1.0, s)
+        return wide.where(zero, 1.0, wide.sinh(safe) / safe)
+    near = wide.head(q) < _STUMPFF_SWITCH
+    coefficients = [Fraction(1, math.factorial(2 * n + k)) for n in range(_STUMPFF_TERMS)]
+    small = _series(coefficients, wide.where(near, q, 0.0))
+    far = wide.where(near, 1.0, q)
+    return wide.where(
+        near, small, (_stumpff(k - 2, far) - wide.constant(Fraction(1, math.factorial(k - 2)), far)) / far
+    )
+
+
+def stumpff(k: int, q: Variable) -> Variable:
+    """``sum_n q^n / (2 n + k)!`` for ``q >= 0``: ``cosh(sqrt q)`` for k = 0, ``sinh(sqrt q)/sqrt q`` for k = 1.
+
+    The derivative is ``(stumpff(k+1) - k stumpff(k+2)) / 2``.
+    """
+
+    def pull(g: Variable) -> Variable:
+        if k == 0:
+            return g * 0.5 * stumpff(1, q)
+        return g * 0.5 * (stumpff(k + 1, q) - stumpff(k + 2, q) * float(k))
+
+    return Variable(_stumpff(k, q.value), [(q, pull)])
+
+
+def tanhc(q: Variable) -> Variable:
+    """``tanh(sqrt q)/sqrt q`` for ``q < 300^2``."""
+    return stumpff(1, q) / stumpff(0, q)
+
+
+def log_sinhc(q: Variable) -> Variable:
+    """``log(sinh(sqrt q)/sqrt q)``, also where sinh overflows."""
+    far = q.head > 300.0**2
+    s = sqrt(where(far, q, 1.0))
+    return where(far, s - log(s * 2.0), log(stumpff(1, where(far, 1.0, q))))
+
+
+# --- asinh of a root ---------------------------------------------------------------------------------------------
+
+_ASINHC_SWITCH = 0.125
+_ASINHC_TERMS = 36  # the coefficients are below 1, and 0.125^36 = 2^-108
+
+
+def _asinhc(n: int, q: Wide) -> Wide:
+    if n == 0:
+        s = wide.sqrt(q)
+        zero = wide.head(s) == 0
+        safe = wide.where(zero, 1.0, s)
+        return wide.where(zero, 1.0, wide.asinh(safe) / safe)
+    near = wide.head(q) < _ASINHC_SWITCH
+    coefficients = [
+        Fraction((-1) ** m * math.comb(2 * m, m) * math.perm(m, n), 4**m * (2 * m + 1))
+        for m in range(n, n + _ASINHC_TERMS)
+    ]
+    small = _series(coefficients, wide.where(near, q, 0.0))
+    # Leibniz on 2 q A' + A = (1 + q)^(-1/2)
+    far = wide.where(near, 1.0, q)
+    forcing = 1.0 / wide.sqrt(far + 1.0)
+    for i in range(n - 1):
+        forcing = forcing * -(i + 0.5) / (far + 1.0)
+    return wide.where(near, small, (forcing - _asinhc(n - 1, far) * (2.0 * n - 1.0)) / (far * 2.0))
+
+
+def asinhc(q: Variable, n: int = 0) -> Variable:
+    """``asinh(sqrt q)/sqrt q`` for ``q >= 0``, or its n-th derivative."""
+    return Variable(_asinhc(n, q.value), [(q, lambda g: g * asinhc(q, n + 1))])
+
+
+def _asinh_exp(level: Wide, k: Wide) -> Wide:
+    # asinh(t) = log(2 t) to more digits than a double-double has once log t > 300.
+    positive = wide.head(k) > 0
+    safe = wide.where(positive, k, 1.0)
+    exponent = level + wide.log(safe)
+    far = wide.head(exponent) > 300.0
+    near = wide.asinh(wide.exp(wide.where(far, 0.0, exponent)))
+    return wide.where(positive, wide.where(far, exponent + wide.constant(wide.LN2, exponent), near), 0.0)
+
+
+def asinh_exp(level: Variable, k: Variable) -> Variable:
+    """``asinh(exp(level) k)`` for ``k >= 0``, also where the exponential overflows."""
+
+    def slope() -> Variable:
+        zero = k.head == 0
+        return 1.0 / sqrt(exp(where(zero, 0.0, level * -2.0)) + k * k)
+
+    return Variable(_asinh_exp(level.value, k.value), [(k, lambda g: g * slope()), (level, lambda g: g * k * slope())])
+
+
+# --- vectors -----------------------------------------------------------------------------------------------------
+
+
+def unit_scale(x: Variable) -> tuple[Tensor, Tensor] | None:
+    """Per row, a power of two near the largest coordinate and its inverse.
+
+    None where squares cannot leave the range of the wide format: float64 holds the square of every float32.
+    """
+    if not isinstance(x.value, DoubleDouble):
+        return None
+    largest = x.head.detach().abs().amax(-1, keepdim=True)
+    _, exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))
+    exponent = exponent.clamp(-1000, 1000)
+    return wide.power_of_two(exponent), wide.power_of_two(-exponent)
+
+
+def norm(x: Variable) -> Variable:
+    """``|x|`` without overflow or underflow of the squares; derivative 0 at 0."""
+    scales = unit_scale(x)
+    if scales is None:
+        return sqrt(dot(x, x))
+    up, down = scales
+    y = scale(x, down)
+    return scale(sqrt(dot(y, y)), up)
+
+
+def _rejection(a: Wide, b: Wide) -> tuple[DoubleDouble, DoubleDouble]:
+    """The part of ``a`` perpendicular to ``b``, in double-double for every input, and ``|b|^2``.
+
+    Each pass subtracts a multiple with a float64 factor, which is exact when it matters: collinear vectors leave
+    exactly nothing, and the rounding of what remains is relative to what remains.
+    """
+    p = a if isinstance(a, DoubleDouble) else wide.lift(a, True)
+    d = b if isinstance(b, DoubleDouble) else wide.lift(b, True)
+    largest = d.hi.abs().amax(-1, keepdim=True)
+    _, exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))
+    exponent = exponent.clamp(-1000, 1000)
+    up, down = wide.power_of_two(exponent), wide.power_of_two(-exponent)
+    unit = d.map(lambda w: w * down)
+    square = wide.total(unit * unit, -1)
+    zero = square.hi == 0
+    safe = wide.where(zero, 1.0, square)
+    for _ in range(3):
+        p = p - unit * wide.head(wide.total(p * unit, -1) / safe)
+    return wide.where(zero, 0.0, p), square.map(lambda w: w * up * up)
+
+
+def _like(x: DoubleDouble, a: Wide) -> Wide:
+    return x if isinstance(a, DoubleDouble) else x.hi
+
+
+def cross(a: Variable, b: Variable) -> Variable:
+    """``|b|^2 a - (a.b) b``: the part of ``a`` perpendicular to ``b``, times ``|b|^2``, without cancellation."""
+    r, square = _rejection(a.value, b.value)
+
+    def pull_b(g: Variable) -> Variable:
+        return dot(g, a) * b * 2.0 - dot(b, g) * a - dot(a, b) * g
+
+    return Variable(
+        _like(r * square, a.value),
+        [(a, lambda g: fit(cross(g, b), a.shape)), (b, lambda g: fit(pull_b(g), b.shape))],
+    )
+
+
+def gram(a: Variable, b: Variable) -> Variable:
+    """``|a|^2 |b|^2 - (a.b)^2``, the squared area that ``a`` and ``b`` span, without cancellation."""
+    r, square = _rejection(a.value, b.value)
+    return Variable(
+        _like(wide.total(r * r, -1) * square, a.value),
+        [
+            (a, lambda g: fit(g * cross(a, b) * 2.0, a.shape)),
+            (b, lambda g: fit(g * cross(b, a) * 2.0, b.shape)),
+        ],
+    )

@@ -1,0 +1,179 @@
+"""Checks at the public boundary.
+
+Shapes, types, devices and Python numbers are checked on every call. Values are not, because that would read the
+data back from the device; :func:`checks` turns it on where a NaN or a point outside the ball is being hunted.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class _State(threading.local):
+    checking = False
+
+
+_state = _State()
+
+
+@contextmanager
+def checks() -> Iterator[None]:
+    """Context in which every function of this package also validates the values that it is given.
+
+    Raises ``ValueError`` naming the function, the argument and its first bad row: a NaN or an infinity, a point
+    outside the ball, ambient coordinates off the hyperboloid or off the tangent space, a curvature that is not
+    positive. Reads the data back, so it synchronises with a GPU. Works in compiled programs too.
+
+    >>> import torch, hyperbolic
+    >>> from hyperbolic import poincare
+    >>> with hyperbolic.checks():
+    ...     poincare.dist0(torch.tensor([[0.5, 0.0], [0.8, 0.8]]))
+    Traceback (most recent call last):
+    ...
+    ValueError: poincare.dist0: x[1] is outside the ball: got c|x|^2 = 1.28000004, wanted less than 1
+    """
+    before, _state.checking = _state.checking, True
+    try:
+        yield
+    finally:
+        _state.checking = before
+
+
+def checking() -> bool:
+    return _state.checking
+
+
+def arguments(
+    title: str, names: Sequence[str], ranks: Sequence[tuple[str, ...]], args: Sequence[float | Tensor]
+) -> list[Tensor]:
+    """``args`` as tensors on one device, after all checks that need no data.
+
+    ``ranks`` names the trailing dimensions of each argument, () for a scalar, which may be a Python number.
+    """
+    first = next((a for a, r in zip(args, ranks) if r and isinstance(a, Tensor)), None)
+    bound: dict[str, tuple[int, str]] = {}
+    tensors = []
+    for name, dims, a in zip(names, ranks, args):
+        if not isinstance(a, Tensor):
+            if dims or isinstance(a, bool) or not isinstance(a, (int, float)):
+                kind = "a floating point tensor" if dims else "a number or a floating point tensor"
+                raise TypeError(f"{title}: {name} must be {kind}, got {type(a).__name__}")
+            if name == "c" and not (a > 0 and math.isfinite(a)):
+                raise ValueError(f"{title}: c must be positive and finite, got {a}")
+            tensors.append(
+                torch.full((), float(a), dtype=torch.float64, device=None if first is None else first.device)
+            )
+            continue
+        if a.dtype not in DTYPES:
+            wanted = "float16, bfloat16, float32 or float64"
+            raise TypeError(f"{title}: {name} must be a tensor of {wanted}, got {str(a.dtype).removeprefix('torch.')}")
+        if a.dim() < len(dims):
+            raise ValueError(
+                f"{title}: {name} must have shape (..., {', '.join(dims)}), got a tensor of shape {tuple(a.shape)}"
+            )
+        if first is not None and a.device != first.device:
+            raise ValueError(f"{title}: {name} must be on {first.device} as the other arguments are, got {a.device}")
+        for dim, size in zip(dims, a.shape[a.dim() - len(dims) :]):
+            if size == 0 and dim not in ("N", "M"):
+                raise ValueError(f"{title}: {name} must have at least one element along {dim}, got {tuple(a.shape)}")
+            wanted_size, owner = bound.setdefault(dim, (size, name))
+            if size != wanted_size:
+                raise ValueError(
+                    f"{title}: {name} must have size {wanted_size} along {dim} as {owner} has, "
+                    f"got {size} (shape {tuple(a.shape)})"
+                )
+        tensors.append(a)
+    _broadcast(title, names, ranks, tensors)
+    return tensors
+
+
+def _broadcast(title: str, names: Sequence[str], ranks: Sequence[tuple[str, ...]], args: Sequence[Tensor]) -> None:
+    shape: tuple[int, ...] = ()
+    for name, dims, a in zip(names, ranks, args):
+        batch = tuple(a.shape[: a.dim() - len(dims)])
+        for i in range(1, min(len(shape), len(batch)) + 1):
+            if shape[-i] != batch[-i] and shape[-i] != 1 and batch[-i] != 1:
+                raise ValueError(
+                    f"{title}: {name} must have a batch shape that broadcasts with {shape}, "
+                    f"got {batch} (shape {tuple(a.shape)})"
+                )
+        if batch:
+            shape = tuple(torch.broadcast_shapes(shape, batch))
+
+
+def values(
+    title: str,
+    names: Sequence[str],
+    ranks: Sequence[tuple[str, ...]],
+    inside: Sequence[str],
+    args: Sequence[Tensor],
+) -> None:
+    """The checks of :func:`checks`: all arguments finite, ``c`` positive, those named in ``inside`` within the
+    ball.
+    """
+    given = dict(zip(names, args))
+    rank = {name: len(dims) for name, dims in zip(names, ranks)}
+    for name, a in given.items():
+        rows = a.isfinite().all(-1) if rank[name] else a.isfinite()
+        report(title, name, rows, partial(_not_finite, a))
+        if name == "c":
+            report(title, name, a > 0, partial(_not_positive, a))
+    for name in inside:
+        x, c = given[name].to(torch.float64), given["c"].to(torch.float64)
+        # A set of points, (..., N, D), has one curvature.
+        square = (x * x).sum(-1) * (c[..., None] if rank[name] == 2 else c)
+        report(title, name, square < 1, partial(_outside, square))
+
+
+def _not_finite(a: Tensor, index: Any) -> str:
+    return f"is not finite: got {a[index].tolist()}"
+
+
+def _not_positive(a: Tensor, index: Any) -> str:
+    return f"is not positive: got {a[index].item()}"
+
+
+def _outside(square: Tensor, index: Any) -> str:
+    return f"is outside the ball: got c|x|^2 = {square[index].item():.9g}, wanted less than 1"
+
+
+def report(title: str, name: str, good: Tensor, problem: Callable[[Any], str]) -> None:
+    """Raises for the first row, in reading order, where ``good`` is False."""
+    if bool(good.all()):
+        return
+    index = tuple(int(i) for i in (~good).nonzero()[0])
+    where = f"[{', '.join(map(str, index))}]" if index else ""
+    raise ValueError(f"{title}: {name}{where} {problem(index)}")
+
+
+def ambient(title: str, p: Tensor, v: Tensor | None, c: Tensor) -> None:
+    """The checks of :func:`checks` for ambient coordinates, up to what rounding them to their type explains."""
+    slack = 8 * torch.finfo(p.dtype).eps
+    p, c = p.to(torch.float64), c.to(torch.float64)
+    report(title, "p", p.isfinite().all(-1), partial(_not_finite, p))
+    form = c * (p[..., 1:].square().sum(-1) - p[..., 0].square())
+    on = ((form + 1).abs() <= slack * (1 + c * p.square().sum(-1))) & (p[..., 0] > 0)
+    report(
+        title, "p", on, lambda i: f"is off the hyperboloid: got c<p,p>_L = {form[i].item():.9g}, wanted -1 and p0 > 0"
+    )
+    if v is None:
+        return
+    w = v.to(torch.float64)
+    report(title, "v", w.isfinite().all(-1), partial(_not_finite, w))
+    product = (p[..., 1:] * w[..., 1:]).sum(-1) - p[..., 0] * w[..., 0]
+    report(
+        title,
+        "v",
+        product.abs() <= slack * (p.abs() * w.abs()).sum(-1),
+        lambda i: f"is off the tangent space at p: got <p,v>_L = {product[i].item():.9g}, wanted 0",
+    )
