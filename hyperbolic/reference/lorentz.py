@@ -7,6 +7,8 @@ Points and tangents are their space components, (..., D). Scalars, the curvature
 
 from __future__ import annotations
 
+import torch
+
 from hyperbolic.reference.autodiff import (
     Variable,
     atan2,
@@ -58,11 +60,13 @@ def tangent_time(x: Variable, v: Variable, c: Variable) -> Variable:
 # points is a smooth function of q.
 
 
-def _square_chord_acute(x: Variable, y: Variable, difference: Variable, c: Variable) -> Variable:
-    # |x|^2|y|^2 - (x.y)^2 from the difference and the shorter of the two, where it cancels least.
-    shorter = where(dot(x, x).head <= dot(y, y).head, x, y)
-    numerator = dot(difference, difference) + c * gram(difference, shorter)
-    return numerator * 2.0 / (coshr(x, c) * coshr(y, c) + c * dot(x, y) + 1.0)
+def _square_chord_acute(x: Variable, y: Variable, c: Variable) -> Variable:
+    difference = x - y
+    return (dot(difference, difference) + c * gram(x, y)) * _acute_factor(x, y, c)
+
+
+def _acute_factor(x: Variable, y: Variable, c: Variable) -> Variable:
+    return 2.0 / (coshr(x, c) * coshr(y, c) + c * dot(x, y) + 1.0)
 
 
 def _square_chord_obtuse(x: Variable, y: Variable, c: Variable) -> Variable:
@@ -73,11 +77,7 @@ def _square_chord_obtuse(x: Variable, y: Variable, c: Variable) -> Variable:
 
 def square_chord(x: Variable, y: Variable, c: Variable) -> Variable:
     """``h^2 = 2 (cosh D - 1)/c``."""
-
-    def acute(x: Variable, y: Variable, c: Variable) -> Variable:
-        return _square_chord_acute(x, y, x - y, c)
-
-    return branch(dot(x, y).head > 0, acute, _square_chord_obtuse, (x, y, c), safe_true=1.0)
+    return branch(dot(x, y).head > 0, _square_chord_acute, _square_chord_obtuse, (x, y, c), safe_true=1.0)
 
 
 def chord(x: Variable, y: Variable, c: Variable) -> Variable:
@@ -87,9 +87,12 @@ def chord(x: Variable, y: Variable, c: Variable) -> Variable:
         difference = x - y
         scales = unit_scale(difference)
         if scales is None:
-            return sqrt(_square_chord_acute(x, y, difference, c))
+            return sqrt(_square_chord_acute(x, y, c))
+        # The Gram determinant needs no such care: it underflows only where the first term dwarfs it.
         up, down = scales
-        return scale(sqrt(_square_chord_acute(x, y, scale(difference, down), c)), up)
+        difference = scale(difference, down)
+        area = scale(scale(gram(x, y), down), down)
+        return scale(sqrt((dot(difference, difference) + c * area) * _acute_factor(x, y, c)), up)
 
     def obtuse(x: Variable, y: Variable, c: Variable) -> Variable:
         return sqrt(_square_chord_obtuse(x, y, c))
@@ -128,7 +131,8 @@ def dist(x: Variable, y: Variable, c: Variable) -> Variable:
 
 
 def _dist_far(x: Variable, y: Variable, c: Variable) -> Variable:
-    return _dist_exp0_log(logmap0(x, c), logmap0(y, c), c)
+    p, q = _asinh_ratio(norm(x), c), _asinh_ratio(norm(y), c)
+    return _dist_polar(x, y, p, q, (norm(x) * p - norm(y) * q) * sqrt(c), c)
 
 
 def dist0(x: Variable, c: Variable) -> Variable:
@@ -153,26 +157,45 @@ def _dist_exp0_chord(u: Variable, v: Variable, c: Variable) -> Variable:
 
 
 def _dist_exp0_log(u: Variable, v: Variable, c: Variable) -> Variable:
-    # sinh^2(D/2) = sinh^2((a-b)/2) + sinh(a) sinh(b) |u^-v^|^2/4, divided by exp(a+b)/4 so that it cannot overflow.
-    root = sqrt(c)
     nu, nv = norm(u), norm(v)
-    a, b = root * nu, root * nv
-    nothing = (a + b).head == 0
+    length = nu + nv
+    gap = dot(u - v, u + v) / where(length.head == 0, 1.0, length) * sqrt(c)
+    one = full_like(nu, 1.0)
+    return _dist_polar(u, v, one, one, gap, c)
+
+
+def _dist_polar(u: Variable, v: Variable, p: Variable, q: Variable, gap: Variable, c: Variable) -> Variable:
+    """The distance of the points in the directions of u and v at radii a = sqrt(c)|u| p and b = sqrt(c)|v| q.
+
+    ``gap = a - b`` is given, because who knows more about the radii knows it better than their difference.
+    """
+    # sinh^2(D/2) = sinh^2((a-b)/2) + sinh(a) sinh(b) |u^-v^|^2/4, both terms divided by exp(m), where m is about the
+    # logarithm of the larger: a constant that cannot overflow and drops out of the result.
+    root = sqrt(c)
+    a, b = root * norm(u) * p, root * norm(v) * q
+    scales_u, scales_v = unit_scale(u), unit_scale(v)
+    if scales_u is not None and scales_v is not None:
+        u, v = scale(u, scales_u[1]), scale(v, scales_v[1])
+        p, q = scale(p, scales_u[0]), scale(q, scales_v[0])
+    nu, nv = norm(u), norm(v)
     swap = b.head > a.head
     high, low = where(swap, b, a), where(swap, a, b)
-    gap = dot(u - v, u + v) / where(nothing, 1.0, nu + nv) * root
-    gap = where(swap, -gap, gap)
-    fade = expm1(-gap)
-    radial = exp(low * -2.0) * fade * fade
     # wedge = |u||v| - u.v, from the Gram determinant where the angle is acute
     acute = dot(u, v).head > 0
     opening = nu * nv + dot(u, v)
-    wedge = where(acute, gram(u - v, where(swap, u, v)) / where(acute, opening, 1.0), nu * nv - dot(u, v))
-    # 1 - exp(-2 low) = 2 exp(-low) sinh(low), with the factor |low| cancelled against the one in the wedge
-    longer = where(nothing, 1.0, where(swap, nv, nu))
-    angular = expm1(high * -2.0) * exp(-low) * stumpff(1, low * low) * root * wedge / longer
-    kappa = radial - angular
-    return asinh_exp((a + b) * 0.5 - LN2, sqrt(kappa)) * 2.0 / root
+    wedge = where(acute, gram(u, v) / where(acute, opening, 1.0), nu * nv - dot(u, v))
+    # |u^-v^|^2 sinh(low) exp(-low) with low/low cancelled: a point at the origin is nothing special
+    longer = where(swap, nv, nu)
+    reach = where(swap, p, q) * root * wedge / where(longer.head == 0, 1.0, longer)
+    near = low.head < 1.0
+    small, large = where(near, low, 0.0), where(near, 1.0, low)
+    fade = where(near, exp(-small) * stumpff(1, small * small), expm1(large * -2.0) / large * -0.5)
+    angular = expm1(high * -2.0) * fade * reach * -0.25
+    rise = where(swap, -gap, gap)
+    m = constant(torch.maximum(rise.head, (a + b).head + torch.log(angular.head)))
+    fall = expm1(-rise)
+    square = fall * fall * 0.25 * exp(rise - m) + angular * exp(where(angular.head > 0, a + b - m, 0.0))
+    return asinh_exp(m * 0.5, sqrt(square)) * 2.0 / root
 
 
 # Above this sum of radii the exponentials are taken in the log domain.
@@ -371,7 +394,7 @@ def half_aperture(x: Variable, c: Variable, min_radius: Variable) -> Variable:
 def exterior_angle(x: Variable, y: Variable, c: Variable) -> Variable:
     """The angle at ``x`` between the ray from the origin, prolonged, and the geodesic to ``y``."""
     difference = x - y
-    area = gram(difference, x)
+    area = gram(y, x)
     cosh_distance = quarter(x, y, c) * 2.0 + 1.0
     radial = dot(difference, x) * (cosh_distance + 1.0) + c * area
     # 0 - radial, since -0 would make the angle of coincident points pi

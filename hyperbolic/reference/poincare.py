@@ -179,7 +179,7 @@ def exterior_angle(x: Variable, y: Variable, c: Variable) -> Variable:
     difference = x - y
     square = c * dot(difference, difference)
     along = square * dot(x, x) + rim(x, c) * dot(difference, x)
-    return atan2(rim(x, c) * sqrt(gram(difference, x)), 0.0 - along)
+    return atan2(rim(x, c) * sqrt(gram(y, x)), 0.0 - along)
 
 
 def busemann(x: Variable, direction: Variable, c: Variable) -> Variable:

@@ -128,17 +128,21 @@ def asinh_exp(level: Variable, k: Variable) -> Variable:
 # --- vectors -----------------------------------------------------------------------------------------------------
 
 
+def _unit_scale(x: Wide) -> tuple[Tensor, Tensor] | None:
+    if not isinstance(x, DoubleDouble):
+        return None
+    largest = x.hi.abs().amax(-1, keepdim=True)
+    _, exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))
+    exponent = exponent.clamp(-1000, 1000)
+    return wide.power_of_two(exponent), wide.power_of_two(-exponent)
+
+
 def unit_scale(x: Variable) -> tuple[Tensor, Tensor] | None:
     """Per row, a power of two near the largest coordinate and its inverse.
 
     None where squares cannot leave the range of the wide format: float64 holds the square of every float32.
     """
-    if not isinstance(x.value, DoubleDouble):
-        return None
-    largest = x.head.detach().abs().amax(-1, keepdim=True)
-    _, exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))
-    exponent = exponent.clamp(-1000, 1000)
-    return wide.power_of_two(exponent), wide.power_of_two(-exponent)
+    return _unit_scale(x.value)
 
 
 def norm(x: Variable) -> Variable:
@@ -151,29 +155,25 @@ def norm(x: Variable) -> Variable:
     return scale(sqrt(dot(y, y)), up)
 
 
-def _rejection(a: Wide, b: Wide) -> tuple[DoubleDouble, DoubleDouble]:
-    """The part of ``a`` perpendicular to ``b``, in double-double for every input, and ``|b|^2``.
+def _rejection(a: Wide, b: Wide) -> tuple[Wide, Wide]:
+    """The part of ``a`` perpendicular to ``b``, and ``|b|^2``.
 
-    Each pass subtracts a multiple with a float64 factor, which is exact when it matters: collinear vectors leave
-    exactly nothing, and the rounding of what remains is relative to what remains.
+    Subtracting the multiple of ``b`` that cancels the coordinate where ``b`` is largest leaves the cross products
+    ``a_i b_j - b_i a_j``. Each is exact but for one rounding of the result, so collinear vectors leave exactly nothing
+    and nearly collinear ones all their digits; what then remains to be made perpendicular is not much longer
+    than the result.
     """
-    p = a if isinstance(a, DoubleDouble) else wide.lift(a, True)
-    d = b if isinstance(b, DoubleDouble) else wide.lift(b, True)
-    largest = d.hi.abs().amax(-1, keepdim=True)
-    _, exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))
-    exponent = exponent.clamp(-1000, 1000)
-    up, down = wide.power_of_two(exponent), wide.power_of_two(-exponent)
-    unit = d.map(lambda w: w * down)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    a, b = (wide.remap(w, lambda t: t.expand(shape)) for w in (a, b))
+    scales = _unit_scale(b)
+    unit = b if scales is None else wide.remap(b, lambda t: t * scales[1])
+    largest = wide.head(unit).abs().argmax(-1, keepdim=True)
+    aj, uj = (wide.remap(w, lambda t: t.gather(-1, largest)) for w in (a, unit))
+    zero = wide.head(uj) == 0
+    oblique = (a * uj - unit * aj) / wide.where(zero, 1.0, uj)
     square = wide.total(unit * unit, -1)
-    zero = square.hi == 0
-    safe = wide.where(zero, 1.0, square)
-    for _ in range(3):
-        p = p - unit * wide.head(wide.total(p * unit, -1) / safe)
-    return wide.where(zero, 0.0, p), square.map(lambda w: w * up * up)
-
-
-def _like(x: DoubleDouble, a: Wide) -> Wide:
-    return x if isinstance(a, DoubleDouble) else x.hi
+    rejected = oblique - unit * (wide.total(oblique * unit, -1) / wide.where(zero, 1.0, square))
+    return rejected, square if scales is None else wide.remap(square, lambda t: t * scales[0] * scales[0])
 
 
 def cross(a: Variable, b: Variable) -> Variable:
@@ -184,7 +184,7 @@ def cross(a: Variable, b: Variable) -> Variable:
         return dot(g, a) * b * 2.0 - dot(b, g) * a - dot(a, b) * g
 
     return Variable(
-        _like(r * square, a.value),
+        r * square,
         [(a, lambda g: fit(cross(g, b), a.shape)), (b, lambda g: fit(pull_b(g), b.shape))],
     )
 
@@ -193,7 +193,7 @@ def gram(a: Variable, b: Variable) -> Variable:
     """``|a|^2 |b|^2 - (a.b)^2``, the squared area that ``a`` and ``b`` span, without cancellation."""
     r, square = _rejection(a.value, b.value)
     return Variable(
-        _like(wide.total(r * r, -1) * square, a.value),
+        wide.total(r * r, -1) * square,
         [
             (a, lambda g: fit(g * cross(a, b) * 2.0, a.shape)),
             (b, lambda g: fit(g * cross(b, a) * 2.0, b.shape)),

@@ -72,7 +72,7 @@ class Sampler:
         profile = {"lorentz": numpy.sinh(r), "poincare": numpy.tanh(r / 2), "klein": numpy.tanh(r)}
         return u * profile[self.model] / math.sqrt(self.c)
 
-    def _store(self, x: Array) -> Tensor:
+    def store(self, x: Array) -> Tensor:
         """Rounds to the type, and in a ball back inside the domain of the contract."""
         if self.model == "lorentz":
             return self._tensor(x)
@@ -85,7 +85,7 @@ class Sampler:
         return stored
 
     def point(self) -> Tensor:
-        return self._store(self._at(self.directions(), self.radii(self.max_radius)))
+        return self.store(self._at(self.directions(), self.radii(self.max_radius)))
 
     def partner(self, x: Tensor, relation: str | None = None) -> Tensor:
         """A second point for each row of ``x``, in a random or in the given relation to it."""
@@ -105,12 +105,12 @@ class Sampler:
             "opposite": -p * rng.choice([1.0, 0.5, 0.9, 1 - 1e-6], size=n),
         }
         if relation is not None:
-            return self._store(options[relation])
+            return self.store(options[relation])
         which = rng.integers(len(RELATIONS), size=n)
         y = options["independent"]
         for i, name in enumerate(RELATIONS):
             y = numpy.where(which == i, options[name], y)
-        stored = self._store(y)
+        stored = self.store(y)
         return torch.where(torch.from_numpy(which == RELATIONS.index("coincident")), x, stored)
 
     def tangent0(self, largest: float = 20.0) -> Tensor:
