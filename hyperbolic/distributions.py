@@ -42,6 +42,9 @@ class WrappedNormal(Distribution):
         noise = torch.randn(shape, dtype=self.mean_point.dtype, device=self.mean_point.device)
         return self._rsample(self.mean_point, noise * self.scale.to(noise.dtype), self.c)
 
+    def _row_scale(self) -> Tensor:
+        return self.scale.expand(torch.broadcast_shapes(self.scale.shape, self.event_shape))
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of ``value`` (..., D) with respect to the Riemannian volume, shape (...)."""
-        return self._log_prob(value, self.mean_point, self.scale.expand(self.mean_point.shape), self.c)
+        return self._log_prob(value, self.mean_point, self._row_scale(), self.c)

@@ -19,7 +19,6 @@ shapes that do not fit, devices that differ, or a number ``c`` that is not posit
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from hyperbolic import validation
@@ -30,7 +29,8 @@ from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
 from hyperbolic.reference import lorentz as formulas
 
 _time = Op("lorentz.time", formulas.time, "x:D, c:1 -> 1")
-_tangent_time = Op("lorentz.to_ambient", formulas.tangent_time, "x:D, v:D, c:1 -> 1")
+_to_ambient = Op("lorentz.to_ambient", formulas.to_ambient, "x:D, c:1 -> D+1")
+_tangent_to_ambient = Op("lorentz.tangent_to_ambient", formulas.tangent_to_ambient, "x:D, v:D, c:1 -> D+1")
 _inner = Op("lorentz.inner", formulas.inner, "x:D, y:D, c:1 -> 1")
 _expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D")
 _logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D")
@@ -84,12 +84,7 @@ def to_ambient(x: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
     >>> to_ambient(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]))
     tensor([0.5883, 1.0000, 0.0000])
     """
-    if v is None:
-        first, space = time(x, c), x
-    else:
-        first, space = _tangent_time(x, v, c), v
-    shape = first.shape
-    return torch.cat([first[..., None].to(space.dtype), space.expand(*shape, space.shape[-1])], -1)
+    return _to_ambient(x, c) if v is None else _tangent_to_ambient(x, v, c)
 
 
 def from_ambient(p: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:

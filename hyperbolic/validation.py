@@ -68,7 +68,7 @@ def arguments(
             if dims or isinstance(a, bool) or not isinstance(a, (int, float)):
                 kind = "a floating point tensor" if dims else "a number or a floating point tensor"
                 raise TypeError(f"{title}: {name} must be {kind}, got {type(a).__name__}")
-            if name == "c" and not (a > 0 and math.isfinite(a)):
+            if name == "c" and not 0 < a < math.inf:
                 raise ValueError(f"{title}: c must be positive and finite, got {a}")
             tensors.append(
                 torch.full((), float(a), dtype=torch.float64, device=None if first is None else first.device)
@@ -174,6 +174,6 @@ def ambient(title: str, p: Tensor, v: Tensor | None, c: Tensor) -> None:
     report(
         title,
         "v",
-        product.abs() <= slack * (p.abs() * w.abs()).sum(-1),
+        product.abs() <= slack * (p.abs() * (w.abs() + torch.finfo(v.dtype).tiny)).sum(-1),
         lambda i: f"is off the tangent space at p: got <p,v>_L = {product[i].item():.9g}, wanted 0",
     )

@@ -35,8 +35,8 @@ library = torch.library.Library("hyperbolic", "FRAGMENT")
 class Core:
     """The trailing dimensions of one argument: () for a scalar, ("D",) for a vector, ("N", "D") for a matrix.
 
-    Written "1", "D" and "N*D" in a signature. The types of vectors and matrices decide the type of the result;
-    "D~" is a vector that, like the scalars, has no part in that.
+    Written "1", "D" and "N*D" in a signature, where a result may be "D+1". The types of vectors and matrices
+    decide the type of the result; "D~" is a vector that, like the scalars, has no part in that.
     """
 
     dims: tuple[str, ...]
@@ -93,7 +93,8 @@ class Level:
         dtype = self._dtype(args)
         if not self.op.result.dims:
             dtype = torch.promote_types(dtype, torch.float32)
-        return (*torch.broadcast_shapes(*batches), *(bound[d] for d in self.op.result.dims)), dtype
+        sizes = (bound[d] if d in bound else bound[d.removesuffix("+1")] + 1 for d in self.op.result.dims)
+        return (*torch.broadcast_shapes(*batches), *sizes), dtype
 
     def fake(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.arity is None:

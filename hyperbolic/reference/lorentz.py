@@ -51,8 +51,12 @@ def time(x: Variable, c: Variable) -> Variable:
     return norm(concatenate(x, 1.0 / sqrt(c)))
 
 
-def tangent_time(x: Variable, v: Variable, c: Variable) -> Variable:
-    return dot(x, v) / time(x, c)
+def to_ambient(x: Variable, c: Variable) -> Variable:
+    return concatenate(time(x, c), x)
+
+
+def tangent_to_ambient(x: Variable, v: Variable, c: Variable) -> Variable:
+    return concatenate(dot(x, v) / time(x, c), v)
 
 
 # --- chords ------------------------------------------------------------------------------------------------------
@@ -226,10 +230,14 @@ def expmap0(v: Variable, c: Variable, largest: Variable) -> Variable:
     return _exp0(shorten(v, c, radius_limit(c, largest)), c)
 
 
+# exp of this is short of the largest float64.
+_OVERFLOW = 709.0
+
+
 def radius_limit(c: Variable, largest: Variable) -> Variable:
     """The radius at which a coordinate can reach ``largest``, or exp(r) overflows float64."""
     limit = log(sqrt(c)) + log(largest) + LN2
-    return where(limit.head < 709.0, limit, 709.0)
+    return where(limit.head < _OVERFLOW, limit, _OVERFLOW)
 
 
 def shorten(v: Variable, c: Variable, limit: Variable) -> Variable:
@@ -310,9 +318,12 @@ def egrad2rgrad(x: Variable, g: Variable, c: Variable) -> Variable:
 
 def expmap(x: Variable, v: Variable, c: Variable, largest: Variable) -> Variable:
     """``expmap0`` of the tangent carried to the origin, translated to ``x``."""
-    # The sum of the two radii bounds the radius of the result.
-    limit = radius_limit(c, largest) - sqrt(c) * dist0(x, c)
-    return boost(_exp0(shorten(transport_to_0(x, v, c), c, limit), c), x, c)
+    # Short of where exp(r + n) overflows float64, whatever the direction; then of where the result leaves its type.
+    room = _OVERFLOW - sqrt(c) * dist0(x, c)
+    y = boost(_exp0(shorten(transport_to_0(x, v, c), c, room), c), x, c)
+    size = norm(y)
+    beyond = size.head > largest.head
+    return where(beyond, y * (largest / where(beyond, size, 1.0)), y)
 
 
 def logmap(x: Variable, y: Variable, c: Variable) -> Variable:

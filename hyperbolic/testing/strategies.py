@@ -31,7 +31,7 @@ def _direction(dim: int, seed: int) -> Tensor:
     if seed < dim:
         return torch.eye(dim, dtype=torch.float64)[seed]
     u = torch.randn(dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return u / u.norm()
+    return torch.nn.functional.normalize(u, dim=0)
 
 
 def _seeds() -> st.SearchStrategy[int]:
