@@ -35,7 +35,9 @@ def test_half(case: Case, dtype: torch.dtype) -> None:
 
 
 def off(got: Tensor, want: Tensor, rows: Tensor) -> float:
-    """The largest error of the given rows, relative to a component and in eps of the type, cancelled digits aside."""
+    """The largest error of the given rows, relative to a component and in eps of the type, cancelled digits
+    aside.
+    """
     info = torch.finfo(got.dtype)
     got, want = (t.detach().double().reshape(30, -1)[rows] for t in (got, want))
     noise = info.tiny * info.eps + 1e-12 * want.abs().amax(-1, keepdim=True).clamp(min=1)

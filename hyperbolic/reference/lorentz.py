@@ -230,8 +230,8 @@ def expmap0(v: Variable, c: Variable, largest: Variable) -> Variable:
     return _exp0(shorten(v, c, radius_limit(c, largest)), c)
 
 
-# exp of this is short of the largest float64.
-_OVERFLOW = 709.0
+# Just above 700: exp(r) is finite in float64, and so are the products of it in the pullback of shortening a tangent.
+_OVERFLOW = 700.5
 
 
 def radius_limit(c: Variable, largest: Variable) -> Variable:
@@ -245,7 +245,7 @@ def shorten(v: Variable, c: Variable, limit: Variable) -> Variable:
     beyond = t.head > limit.head
     if not bool(beyond.any()) and beyond.device.type == "cpu":
         return v
-    return where(beyond, v * (limit / where(beyond, t, 1.0)), v)
+    return where(beyond, v / where(beyond, t, 1.0) * limit, v)
 
 
 def logmap0(x: Variable, c: Variable) -> Variable:
@@ -318,8 +318,10 @@ def egrad2rgrad(x: Variable, g: Variable, c: Variable) -> Variable:
 
 def expmap(x: Variable, v: Variable, c: Variable, largest: Variable) -> Variable:
     """``expmap0`` of the tangent carried to the origin, translated to ``x``."""
-    # Short of where exp(r + n) overflows float64, whatever the direction; then of where the result leaves its type.
-    room = _OVERFLOW - sqrt(c) * dist0(x, c)
+    # Short of where coordinates at radius r + n, or their unscaled squares, overflow float64, whatever the direction;
+    # then of where the result leaves its type.
+    reach = 2.0**1016 if unit_scale(x) else 2.0**500
+    room = radius_limit(c, full_like(largest, reach)) - sqrt(c) * dist0(x, c)
     y = boost(_exp0(shorten(transport_to_0(x, v, c), c, room), c), x, c)
     size = norm(y)
     beyond = size.head > largest.head

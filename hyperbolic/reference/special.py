@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperbolic.reference import wide
-from hyperbolic.reference.autodiff import Variable, dot, exp, fit, log, scale, sqrt, where
+from hyperbolic.reference.autodiff import Variable, dot, exp, fit, log, log1p, scale, sqrt, where
 from hyperbolic.reference.wide import DoubleDouble, Wide
 
 
@@ -71,7 +71,8 @@ def log_sinhc(q: Variable) -> Variable:
     """``log(sinh(sqrt q)/sqrt q)``, also where sinh overflows."""
     far = q.head > 300.0**2
     s = sqrt(where(far, q, 1.0))
-    return where(far, s - log(s * 2.0), log(stumpff(1, where(far, 1.0, q))))
+    near = where(far, 0.0, q)
+    return where(far, s - log(s * 2.0), log1p(near * stumpff(3, near)))  # stumpff(1) = 1 + q stumpff(3)
 
 
 # --- asinh of a root ---------------------------------------------------------------------------------------------

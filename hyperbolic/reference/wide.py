@@ -313,11 +313,16 @@ def cosh(x: Wide) -> Wide:
 def log(x: Wide) -> Wide:
     if not isinstance(x, DoubleDouble):
         return torch.log(x)
-    y = torch.log(x.hi)
-    finite = torch.isfinite(y)
-    y0 = _exact(torch.where(finite, y, 0.0))
-    m = x * exp(-y0) - 1.0
-    return where(finite, y0 + (m - m * m * 0.5), _exact(y))
+    # Of a significand close to 1, so that exp(-log) in the Newton step stays far from underflow.
+    regular = (x.hi > 0) & torch.isfinite(x.hi)
+    significand, k = torch.frexp(torch.where(regular, x.hi, 1.0))
+    k = k - (significand < math.sqrt(0.5)).to(k.dtype)
+    scaled = _ldexp(where(regular, x, 1.0), -k.to(torch.float64))
+    y = _exact(torch.log(scaled.hi))
+    m = scaled * exp(-y) - 1.0
+    return where(
+        regular, y + (m - m * m * 0.5) + constant(LN2, x) * _exact(k.to(torch.float64)), _exact(torch.log(x.hi))
+    )
 
 
 def log1p(x: Wide) -> Wide:
