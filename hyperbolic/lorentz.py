@@ -25,6 +25,7 @@ from hyperbolic import validation
 from hyperbolic.distributions import WrappedNormal
 from hyperbolic.limits import LARGEST_COORDINATE
 from hyperbolic.ops.dispatch import Op, Scalar
+from hyperbolic.pairwise import DIST
 from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
 from hyperbolic.reference import lorentz as formulas
 
@@ -36,7 +37,7 @@ _expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D")
 _logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D")
 _expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1, largest:1 -> D")
 _logmap = Op("lorentz.logmap", formulas.logmap, "x:D, y:D, c:1 -> D")
-_dist = Op("lorentz.dist", formulas.dist, "x:D, y:D, c:1 -> 1")
+_dist = DIST["lorentz"]
 _dist0 = Op("lorentz.dist0", formulas.dist0, "x:D, c:1 -> 1")
 _dist_exp0 = Op("lorentz.dist_exp0", formulas.dist_exp0, "u:D, v:D, c:1 -> 1")
 _transport = Op("lorentz.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D")

@@ -14,14 +14,15 @@ from torch.nn.functional import cross_entropy
 
 from hyperbolic import validation
 from hyperbolic.ops.dispatch import Op, Scalar
-from hyperbolic.reference import pairwise as formulas
+from hyperbolic.reference import lorentz, poincare
 
-_SIGNATURE = "x:N*D, y:M*D, c:1 -> N*M"
-_DIST = {
-    "lorentz": Op("lorentz.pairwise_dist", formulas.lorentz_dist, _SIGNATURE),
-    "poincare": Op("poincare.pairwise_dist", formulas.poincare_dist, _SIGNATURE, inside=("x", "y")),
+_SIGNATURE = "x:D, y:D, c:1 -> 1"
+DIST = {
+    "lorentz": Op("lorentz.dist", lorentz.dist, _SIGNATURE),
+    "poincare": Op("poincare.dist", poincare.dist, _SIGNATURE, inside=("x", "y")),
 }
-# Coordinates of pairs in flight at a time: with the wide intermediates of a block, a few hundred MB.
+
+# Entries of the distance matrix in flight at a time in ``nearest``.
 _BLOCK = 1 << 20
 
 
@@ -37,12 +38,13 @@ def pairwise_dist(x: Tensor, y: Tensor, model: str = "lorentz", c: Scalar = 1.0)
     tensor([[0.0000, 2.3124],
             [2.3124, 0.0000]])
     """
-    op = _DIST[_model("pairwise_dist", model)]
-    x, y, c = validation.arguments(op.title, op.names, (("N", "D"), ("M", "D"), ()), (x, y, c))
-    rows = _rows(x, y)
-    if rows >= x.shape[-2]:
-        return op(x, y, c)
-    return torch.cat([op(part, y, c) for part in x.split(rows, dim=-2)], dim=-2)
+    op = DIST[_model("pairwise_dist", model)]
+    x, y, c = _arguments(f"{model}.pairwise_dist", ("x", "y"), x, y, c)
+    return op(x[..., :, None, :], y[..., None, :, :], c[..., None, None])
+
+
+def _arguments(title: str, names: tuple[str, str], x: Tensor, y: Tensor, c: Scalar) -> list[Tensor]:
+    return validation.arguments(title, (*names, "c"), (("N", "D"), ("M", "D"), ()), (x, y, c))
 
 
 class Neighbors(NamedTuple):
@@ -71,10 +73,8 @@ def nearest(
     >>> nearest(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]]), k=2)
     Neighbors(dist=tensor([[0.8814, 1.4436]]), indices=tensor([[1, 2]]))
     """
-    op = _DIST[_model("nearest", model)]
-    query, bank, c = validation.arguments(
-        "pairwise.nearest", ("query", "bank", "c"), (("N", "D"), ("M", "D"), ()), (query, bank, c)
-    )
+    op = DIST[_model("nearest", model)]
+    query, bank, c = _arguments("pairwise.nearest", ("query", "bank"), query, bank, c)
     for name, a in (("query", query), ("bank", bank)):
         if a.dim() != 2:
             raise ValueError(f"pairwise.nearest: {name} must have shape (rows, D), got {tuple(a.shape)}")
@@ -84,18 +84,18 @@ def nearest(
         index = _nearest(op, query.detach(), bank.detach(), k, c.detach(), depth_weight)
     if not return_dist:
         return index
-    return Neighbors(op(query[:, None, :], bank[index], c)[:, 0, :], index)
+    return Neighbors(op(query[:, None, :], bank[index], c), index)
 
 
 def _nearest(op: Op, query: Tensor, bank: Tensor, k: int, c: Tensor, depth_weight: float) -> Tensor:
     # Scores are compared in float64, so that rounding to the points' type makes no ties.
-    query = query.to(torch.float64) if query.dtype != torch.float64 else query
+    query = query.to(torch.float64)
     best = query.new_empty(query.shape[0], 0)
     index = torch.empty_like(best, dtype=torch.int64)
-    rows = _rows(bank, query)
+    rows = max(1, _BLOCK // max(1, query.shape[0]))
     for start in range(0, bank.shape[0], rows):
         block = bank[start : start + rows].to(torch.float64)
-        score = -op(query, block, c)
+        score = -op(query[:, None, :], block, c)
         if depth_weight:
             score = score + depth_weight * op(torch.zeros_like(block[:1]), block, c)
         best = torch.cat([best, score], -1)
@@ -146,12 +146,6 @@ def contrastive_loss(
 
 
 def _model(function: str, model: str) -> str:
-    if model not in _DIST:
+    if model not in DIST:
         raise ValueError(f"pairwise.{function}: model must be 'lorentz' or 'poincare', got {model!r}")
     return model
-
-
-def _rows(x: Tensor, y: Tensor) -> int:
-    """How many rows of ``x`` meet all of ``y`` at a time."""
-    batch = x[..., 0, 0].numel() if x.shape[-2] else 1
-    return max(1, _BLOCK // max(1, batch * y.shape[-2] * y.shape[-1]))

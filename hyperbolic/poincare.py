@@ -16,6 +16,7 @@ from hyperbolic import validation
 from hyperbolic.distributions import WrappedNormal
 from hyperbolic.limits import RIM_MARGIN
 from hyperbolic.ops.dispatch import Op, Scalar
+from hyperbolic.pairwise import DIST
 from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
 from hyperbolic.reference import poincare as formulas
 
@@ -24,7 +25,7 @@ _expmap0 = Op("poincare.expmap0", formulas.expmap0, "v:D, c:1 -> D", ball=True)
 _logmap0 = Op("poincare.logmap0", formulas.logmap0, "x:D, c:1 -> D", inside=_X)
 _expmap = Op("poincare.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", ball=True, inside=_X)
 _logmap = Op("poincare.logmap", formulas.logmap, "x:D, y:D, c:1 -> D", inside=_XY)
-_dist = Op("poincare.dist", formulas.dist, "x:D, y:D, c:1 -> 1", inside=_XY)
+_dist = DIST["poincare"]
 _dist0 = Op("poincare.dist0", formulas.dist0, "x:D, c:1 -> 1", inside=_X)
 _dist_exp0 = Op("poincare.dist_exp0", formulas.dist_exp0, "u:D, v:D, c:1 -> 1")
 _transport = Op("poincare.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D", inside=_XY)

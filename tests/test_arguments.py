@@ -151,7 +151,7 @@ NAN = torch.tensor([[0.1, 0.2], [float("nan"), 0.0]])
             lambda: torch.func.vmap(poincare.dist0)(torch.stack([X, 3 * X])),
             r"poincare.dist0: x\[1, 1\] is outside the ball",
         ),
-        (lambda: pairwise.pairwise_dist(X, NAN), r"lorentz.pairwise_dist: y\[1\] is not finite"),
+        (lambda: pairwise.pairwise_dist(X, NAN), r"lorentz.dist: y\[0, 1\] is not finite"),
     ],
 )
 def test_checks(call: Any, message: str) -> None:

@@ -8,6 +8,7 @@ from mpmath import mpf
 from torch import Tensor
 
 from hyperbolic import lorentz, pairwise, poincare
+from hyperbolic.ops import dispatch
 from hyperbolic.testing import Sampler, oracle, ulp_error
 
 MODULES: dict[str, Any] = {"lorentz": lorentz, "poincare": poincare}
@@ -34,20 +35,23 @@ def test_pairwise_dist(model: str, dtype: torch.dtype) -> None:
 
 
 @MODELS
-def test_batches_and_blocks(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_pieces(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work is cut into pieces of the batch; neither that nor how shows in values or, beyond rounding, in gradients."""
     sampler = Sampler(model, torch.float64, 3, 1.0, 0, 10, max_radius=3.0)
     x = sampler.point().reshape(2, 5, 3).requires_grad_()
     y = sampler.point().reshape(2, 5, 3).requires_grad_()
     c = torch.tensor([1.0, 0.9], dtype=torch.float64, requires_grad=True)
     whole = pairwise.pairwise_dist(x, y, model, c=c)
-    want = MODULES[model].dist(x[:, :, None], y[:, None], c=c[:, None, None])
-    assert torch.equal(whole, want)
+    for i in range(2):
+        for j in range(5):
+            assert torch.equal(whole[i, :, j], MODULES[model].dist(x[i], y[i, j], c=c[i]))
     gradients = torch.autograd.grad(whole.sum(), (x, y, c))
-    monkeypatch.setattr(pairwise, "_BLOCK", 40)
-    blocks = pairwise.pairwise_dist(x, y, model, c=c)
-    assert torch.equal(blocks, whole)
-    for a, b in zip(torch.autograd.grad(blocks.sum(), (x, y, c)), gradients):
-        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+    for piece in (1, 7, 40):
+        monkeypatch.setitem(dispatch._PIECE, "cpu", piece)
+        parts = pairwise.pairwise_dist(x, y, model, c=c)
+        assert torch.equal(parts, whole)
+        for a, b in zip(torch.autograd.grad(parts.sum(), (x, y, c)), gradients):
+            torch.testing.assert_close(a, b, rtol=2.3e-16, atol=0)
 
 
 @MODELS
@@ -64,7 +68,7 @@ def test_empty(model: str) -> None:
 @MODELS
 def test_nearest(model: str, depth_weight: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle's choice. Doubled rows are ties, which go to the lower index."""
-    monkeypatch.setattr(pairwise, "_BLOCK", 100)
+    monkeypatch.setattr(pairwise, "_BLOCK", 50)
     sampler = Sampler(model, torch.float32, 3, 0.5, 4, 20, max_radius=4.0)
     bank = torch.cat([sampler.point(), sampler.point()[:5]]).to(dtype)
     bank = torch.cat([bank, bank[:4]])

@@ -11,6 +11,7 @@ written, in eager and in compiled programs alike, and both return the same bits.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,13 @@ from torch.autograd.function import _SingleLevelFunction
 from hyperbolic import validation
 from hyperbolic.reference import autodiff, wide
 from hyperbolic.reference.autodiff import Variable
+from hyperbolic.reference.wide import Wide
 
 Scalar = float | Tensor
+
+# Numbers in flight: on a CPU what its cache holds some tens of times over, and what torch does not split between
+# threads, whose meetings would cost more than the work; on a GPU what keeps it busy.
+_PIECE = {"cpu": 1 << 15, "cuda": 1 << 25}
 
 library = torch.library.Library("hyperbolic", "FRAGMENT")
 
@@ -105,24 +111,42 @@ class Level:
     def evaluate(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.arity is None and validation.checking():
             validation.values(self.op.title, self.op.names, self.op.ranks, self.op.inside, args)
-        dtype = self._dtype(args)
-        lifted = [
-            Variable(wide.lift(a if core.dims else a[..., None], dtype is torch.float64))
-            for a, core in zip(args, self.cores)
-        ]
-        results = self.formula(*lifted)
+        results = self._in_pieces(args)
         if self.arity is None:
             shape, dtype = self._result(args)
-            value = results[0].value
             if self.op.ball:
-                out = wide.round_inside(value, lifted[self.op.names.index("c")].head, dtype)
+                c = args[self.op.names.index("c")].to(torch.float64)[..., None]
+                out = wide.round_inside(results[0], c, dtype)
             else:
-                out = wide.round_to(value, dtype)
+                out = wide.round_to(results[0], dtype)
             return _own(out if self.op.result.dims else out[..., 0], shape, args)
         return tuple(
             _own(g if core.dims else g[..., 0], a.shape, args)
-            for g, a, core in zip((wide.round_to(r.value, a.dtype) for r, a in zip(results, args)), args, self.cores)
+            for g, a, core in zip((wide.round_to(r, a.dtype) for r, a in zip(results, args)), args, self.cores)
         )
+
+    def _in_pieces(self, args: Sequence[Tensor]) -> list[Wide]:
+        """The formula's results, wide, from slices of the batch that keep its many intermediates in the cache."""
+        batches = [core.batch(a.shape) for a, core in zip(args, self.cores)]
+        shape = torch.broadcast_shapes(*batches)
+        cells = math.prod(shape) * max(math.prod(core.core(a.shape)) for a, core in zip(args, self.cores))
+        pieces = -(-cells // _PIECE.get(args[0].device.type, _PIECE["cuda"]))
+        if pieces <= 1 or max(shape, default=1) == 1:
+            double_double = self._dtype(args) is torch.float64
+            lifted = (wide.lift(a if core.dims else a[..., None], double_double) for a, core in zip(args, self.cores))
+            return [r.value for r in self.formula(*map(Variable, lifted))]
+        size = max(shape)
+        dim = shape.index(size)
+        # where that dimension stands in each argument, None where it is missing or broadcast
+        places = [dim - len(shape) + len(b) for b in batches]
+        dims = [p if p >= 0 and b[p] == size else None for p, b in zip(places, batches)]
+        step = max(1, size // pieces)
+        parts = [
+            self._in_pieces([a if d is None else a.narrow(d, i, min(step, size - i)) for a, d in zip(args, dims)])
+            for i in range(0, size, step)
+        ]
+        along = [dim] if self.arity is None else dims[: self.arity]
+        return [_assemble(column, d) for column, d in zip(zip(*parts), along)]
 
     def _register_autograd(self) -> None:
         level = self
@@ -182,6 +206,16 @@ class Level:
         n = self.arity
         flat = tuple(g.reshape(size, *g.shape[1 + rank - r :]) for g, r in zip(out, ranks[:n]))
         return flat, (0,) * n
+
+
+def _assemble(parts: Sequence[Wide], dim: int | None) -> Wide:
+    """Slices side by side or, of a cotangent that all slices share, their sum."""
+    if dim is not None:
+        return wide.concatenate(parts, dim)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _own(out: Tensor, shape: Sequence[int], args: Sequence[Tensor]) -> Tensor:

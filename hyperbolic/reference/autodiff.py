@@ -167,11 +167,7 @@ def concatenate(x: Variable, y: Variable) -> Variable:
     batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     x, y = expand(x, (*batch, x.shape[-1])), expand(y, (*batch, y.shape[-1]))
     n = x.shape[-1]
-    a, b = x.value, y.value
-    if isinstance(a, wide.DoubleDouble) and isinstance(b, wide.DoubleDouble):
-        value: Wide = wide.DoubleDouble(torch.cat([a.hi, b.hi], -1), torch.cat([a.lo, b.lo], -1))
-    else:
-        value = torch.cat([wide.head(a), wide.head(b)], -1)
+    value = wide.concatenate([x.value, y.value], -1)
     return Variable(value, [(x, lambda g: g[..., :n]), (y, lambda g: g[..., n:])])
 
 

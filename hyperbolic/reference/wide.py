@@ -17,7 +17,7 @@ operators (``hyperbolic.ops``), out of reach of a compiler that would contract `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -211,6 +211,12 @@ def where(mask: Tensor, a: Wide | float, b: Wide | float) -> Wide:
     return torch.where(mask, a, b)
 
 
+def concatenate(parts: Sequence[Wide], dim: int) -> Wide:
+    if isinstance(parts[0], DoubleDouble):
+        return DoubleDouble(torch.cat([p.hi for p in parts], dim), torch.cat([p.lo for p in parts], dim))
+    return torch.cat(list(parts), dim)
+
+
 def total(x: Wide, dim: int) -> Wide:
     """Sum over ``dim``, which is kept with length 1. Double-doubles are added as a balanced tree."""
     if not isinstance(x, DoubleDouble):
@@ -226,8 +232,7 @@ def total(x: Wide, dim: int) -> Wide:
         half = n // 2
         pairs = part(0, half) + part(half, half)
         if n % 2:
-            last = part(n - 1, 1)
-            pairs = DoubleDouble(torch.cat([pairs.hi, last.hi], dim), torch.cat([pairs.lo, last.lo], dim))
+            pairs = concatenate([pairs, part(n - 1, 1)], dim)
         x, n = pairs, half + n % 2
     return x
 
