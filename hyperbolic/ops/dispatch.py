@@ -32,7 +32,7 @@ Scalar = float | Tensor
 
 # Numbers in flight: on a CPU what its cache holds some tens of times over, and what torch does not split between
 # threads, whose meetings would cost more than the work; on a GPU what keeps it busy.
-_PIECE = {"cpu": 1 << 15, "cuda": 1 << 25}
+_PIECE = {"cpu": 1 << 14, "cuda": 1 << 25}
 
 library = torch.library.Library("hyperbolic", "FRAGMENT")
 
