@@ -8,7 +8,7 @@ LARGEST_COORDINATE = {
     torch.float16: torch.finfo(torch.float16).max,
     torch.bfloat16: torch.finfo(torch.bfloat16).max,
     torch.float32: torch.finfo(torch.float32).max,
-    # Short of the largest float64, so that exp(r) = 2 sinh(r) + ... is still finite on the way.
+    # Short of the largest float64, so that what a result is made of is still finite.
     torch.float64: 2.0**1016,
 }
 """``lorentz.expmap0`` and ``lorentz.expmap`` shorten a tangent until no coordinate of the result can exceed this:

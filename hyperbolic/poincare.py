@@ -227,8 +227,8 @@ def half_aperture(x: Tensor, min_radius: Scalar = 0.1, c: Scalar = 1.0) -> Tenso
 
 
 def exterior_angle(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
-    """The angle at ``x`` between the prolonged ray from the origin and the geodesic to ``y``; shape (...), in
-    [0, pi].
+    """The angle at ``x`` between the prolonged ray from the origin and the geodesic to ``y``; shape (...), from
+    0 to pi as the type rounds it.
 
     As :func:`hyperbolic.lorentz.exterior_angle`: 0, with gradient 0, where it is undefined.
 

@@ -36,7 +36,7 @@ def dist(x: Vector, y: Vector, c: Any) -> Any:
 
 
 def dist0(x: Vector, c: Any) -> Any:
-    return mpmath.acosh(mpmath.sqrt(c) * time(x, c)) / mpmath.sqrt(c)
+    return mpmath.acosh(mpmath.sqrt(c) * time(x, c)) / mpmath.sqrt(c) if any(x) else mpf(0)
 
 
 def expmap0(v: Vector, c: Any) -> Vector:
