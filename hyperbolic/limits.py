@@ -15,10 +15,11 @@ LARGEST_COORDINATE = {
 beyond radius 88 for float32 and bfloat16, 700 for float64 and 11 for float16 (c = 1)."""
 
 RIM_MARGIN = {
-    torch.float16: 2.0**-10,
-    torch.bfloat16: 2.0**-7,
+    torch.float16: 2.0**-9,
+    torch.bfloat16: 2.0**-6,
     torch.float32: 2.0**-22,
     torch.float64: 2.0**-50,
 }
-"""``poincare.project`` keeps ``sqrt(c)|x| <= 1 - margin``: two to four steps of the type below 1, so that rounding
-the coordinates cannot cross it back."""
+"""``poincare.project`` moves what lies beyond ``sqrt(c)|x| = 1 - margin``, a few steps of the type below 1, to
+``1 - 1.5 margin``: far enough inside that rounding the coordinates cannot cross back, so projecting twice is
+projecting once."""

@@ -28,18 +28,19 @@ from hyperbolic.ops.dispatch import Op, Scalar
 from hyperbolic.pairwise import DIST
 from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
 from hyperbolic.reference import lorentz as formulas
+from hyperbolic.reference import lorentz_distance as distance
 
 _time = Op("lorentz.time", formulas.time, "x:D, c:1 -> 1")
 _to_ambient = Op("lorentz.to_ambient", formulas.to_ambient, "x:D, c:1 -> D+1")
 _tangent_to_ambient = Op("lorentz.tangent_to_ambient", formulas.tangent_to_ambient, "x:D, v:D, c:1 -> D+1")
-_inner = Op("lorentz.inner", formulas.inner, "x:D, y:D, c:1 -> 1")
+_inner = Op("lorentz.inner", distance.inner, "x:D, y:D, c:1 -> 1")
 _expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D")
 _logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D")
 _expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1, largest:1 -> D")
 _logmap = Op("lorentz.logmap", formulas.logmap, "x:D, y:D, c:1 -> D")
 _dist = DIST["lorentz"]
-_dist0 = Op("lorentz.dist0", formulas.dist0, "x:D, c:1 -> 1")
-_dist_exp0 = Op("lorentz.dist_exp0", formulas.dist_exp0, "u:D, v:D, c:1 -> 1")
+_dist0 = Op("lorentz.dist0", distance.dist0, "x:D, c:1 -> 1")
+_dist_exp0 = Op("lorentz.dist_exp0", distance.dist_exp0, "u:D, v:D, c:1 -> 1")
 _transport = Op("lorentz.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D")
 _transport0 = Op("lorentz.transport0", formulas.transport0, "y:D, v:D, c:1 -> D")
 _geodesic = Op("lorentz.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D")

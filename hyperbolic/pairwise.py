@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from hyperbolic import validation
 from hyperbolic.ops.dispatch import Op, Scalar
-from hyperbolic.reference import lorentz, poincare
+from hyperbolic.reference import lorentz_distance, poincare
 
 _SIGNATURE = "x:D, y:D, c:1 -> 1"
 DIST = {
-    "lorentz": Op("lorentz.dist", lorentz.dist, _SIGNATURE),
+    "lorentz": Op("lorentz.dist", lorentz_distance.dist, _SIGNATURE),
     "poincare": Op("poincare.dist", poincare.dist, _SIGNATURE, inside=("x", "y")),
 }
 

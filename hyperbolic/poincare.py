@@ -303,7 +303,7 @@ def conformal_factor(x: Tensor, c: Scalar = 1.0) -> Tensor:
 
 
 def project(x: Tensor, c: Scalar = 1.0) -> Tensor:
-    """``x`` if ``sqrt(c)|x| <= 1 - margin``, else the point of that norm on its ray; shape (..., D), strictly
+    """``x`` if ``sqrt(c)|x| <= 1 - margin``, else the point at ``1 - 1.5 margin`` on its ray; (..., D), strictly
     inside.
 
     The only clamp of the ball, and an explicit one; for points that an optimiser has moved in the ambient space.

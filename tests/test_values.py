@@ -4,6 +4,8 @@ import pytest
 import torch
 from mpmath import mpf
 
+from hyperbolic import lorentz, poincare
+from hyperbolic.limits import RIM_MARGIN
 from hyperbolic.testing import CASES, Case, Sampler, contract, oracle
 
 CURVATURES = (0.01, 0.1, 1.0, 2.0, 10.0)
@@ -43,6 +45,23 @@ def test_strictly_inside(case: Case, dtype: torch.dtype) -> None:
                 assert mpf(c) * sum(e * e for e in row) < 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_project(dtype: torch.dtype) -> None:
+    """Bit for bit the argument inside the margin; beyond, on the ray at the margin, wherever it came from."""
+    for c in CURVATURES:
+        u = torch.nn.functional.normalize(torch.randn(60, 3, dtype=torch.float64), dim=-1) / c**0.5
+        inside = (u[:20] * torch.rand(20, 1, dtype=torch.float64) * 0.9).to(dtype)
+        assert torch.equal(poincare.project(inside, c=c), inside)
+        for factor in (1.01, 1.5, 1e3, 1e30 if dtype in (torch.float32, torch.float64) else 10.0):
+            x = (u * factor).to(dtype).requires_grad_()
+            p = poincare.project(x, c=c)
+            want = u * (1 - 1.5 * RIM_MARGIN[dtype])
+            assert ((p.double() - want).abs() <= 4 * torch.finfo(dtype).eps * want.abs().amax(-1, keepdim=True)).all()
+            assert poincare.dist0(p, c=c).isfinite().all()
+            assert torch.equal(poincare.project(p, c=c), p)
+            assert torch.autograd.grad(p.sum(), x)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("model", ["lorentz", "poincare"])
 def test_dist_exp0_far_out(model: str, dtype: torch.dtype) -> None:
@@ -61,8 +80,6 @@ def test_dist_exp0_far_out(model: str, dtype: torch.dtype) -> None:
 
 def test_beyond_every_square() -> None:
     """Coordinates whose squares leave float64, at both ends."""
-    from hyperbolic import lorentz
-
     big = torch.tensor([[3e200, 4e200]], dtype=torch.float64)
     small = torch.tensor([[3e-200, 4e-200]], dtype=torch.float64)
     with oracle.digits(900):

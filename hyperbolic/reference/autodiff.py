@@ -19,7 +19,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from hyperbolic.reference import wide
+from hyperbolic.reference import elementary, wide
 from hyperbolic.reference.wide import Wide
 
 Pullback = Callable[["Variable"], "Variable"]
@@ -224,23 +224,23 @@ def sqrt(x: Variable) -> Variable:
         zero = x.head == 0
         return where(zero, 0.0, g * 0.5 / sqrt(where(zero, 1.0, x)))
 
-    return Variable(wide.sqrt(x.value), [(x, pull)])
+    return Variable(elementary.sqrt(x.value), [(x, pull)])
 
 
 def exp(x: Variable) -> Variable:
-    return Variable(wide.exp(x.value), [(x, lambda g: g * exp(x))])
+    return Variable(elementary.exp(x.value), [(x, lambda g: g * exp(x))])
 
 
 def expm1(x: Variable) -> Variable:
-    return Variable(wide.expm1(x.value), [(x, lambda g: g * exp(x))])
+    return Variable(elementary.expm1(x.value), [(x, lambda g: g * exp(x))])
 
 
 def log(x: Variable) -> Variable:
-    return Variable(wide.log(x.value), [(x, lambda g: g / x)])
+    return Variable(elementary.log(x.value), [(x, lambda g: g / x)])
 
 
 def log1p(x: Variable) -> Variable:
-    return Variable(wide.log1p(x.value), [(x, lambda g: g / (x + 1.0))])
+    return Variable(elementary.log1p(x.value), [(x, lambda g: g / (x + 1.0))])
 
 
 def atan2(y: Variable, x: Variable) -> Variable:
@@ -252,7 +252,7 @@ def atan2(y: Variable, x: Variable) -> Variable:
         return where(zero, 0.0, g * numerator / where(zero, 1.0, square))
 
     return Variable(
-        wide.atan2(y.value, x.value),
+        elementary.atan2(y.value, x.value),
         [(y, lambda g: fit(pull(g, x), y.shape)), (x, lambda g: fit(pull(g, -y), x.shape))],
     )
 

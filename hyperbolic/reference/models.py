@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hyperbolic.reference import lorentz, poincare
+from hyperbolic.reference import lorentz_distance, poincare
 from hyperbolic.reference.autodiff import Variable, dot, sqrt
 
 lorentz_to_poincare = poincare.from_lorentz
@@ -10,7 +10,7 @@ poincare_to_lorentz = poincare.to_lorentz
 
 
 def lorentz_to_klein(x: Variable, c: Variable) -> Variable:
-    return x / lorentz.coshr(x, c)
+    return x / lorentz_distance.coshr(x, c)
 
 
 def klein_to_lorentz(x: Variable, c: Variable) -> Variable:

@@ -7,7 +7,7 @@ well-conditioned form in space components goes through the hyperboloid.
 
 from __future__ import annotations
 
-from hyperbolic.reference import lorentz
+from hyperbolic.reference import lorentz, lorentz_distance
 from hyperbolic.reference.autodiff import Variable, atan2, dot, full_like, log, log1p, matvec, sqrt, where
 from hyperbolic.reference.special import asinhc, gram, norm, stumpff, tanhc
 
@@ -26,7 +26,7 @@ def to_lorentz(x: Variable, c: Variable) -> Variable:
 
 
 def from_lorentz(x: Variable, c: Variable) -> Variable:
-    return x / (lorentz.coshr(x, c) + 1.0)
+    return x / (lorentz_distance.coshr(x, c) + 1.0)
 
 
 def quarter(x: Variable, y: Variable, c: Variable) -> Variable:
@@ -58,7 +58,7 @@ def _artanh_ratio(x: Variable, c: Variable) -> Variable:
 
 def dist_exp0(u: Variable, v: Variable, c: Variable) -> Variable:
     """As on the hyperboloid: the metric of the ball at the origin is 4 times the Euclidean one."""
-    return lorentz.dist_exp0(u * 2.0, v * 2.0, c)
+    return lorentz_distance.dist_exp0(u * 2.0, v * 2.0, c)
 
 
 # --- maps at the origin ------------------------------------------------------------------------------------------
@@ -160,11 +160,10 @@ def centroid(points: Variable, weights: Variable, c: Variable) -> Variable:
 
 
 def project(x: Variable, c: Variable, margin: Variable) -> Variable:
-    """``x`` where ``sqrt(c)|x| <= 1 - margin``, else the point of that norm on its ray."""
+    """``x`` where ``sqrt(c)|x| <= 1 - margin``, else the point at ``1 - 1.5 margin`` on its ray."""
     n = sqrt(c) * norm(x)
-    largest = 1.0 - margin
-    beyond = n.head > largest.head
-    return where(beyond, x * (largest / where(beyond, n, 1.0)), x)
+    beyond = n.head > (1.0 - margin).head
+    return where(beyond, x * ((1.0 - margin * 1.5) / where(beyond, n, 1.0)), x)
 
 
 # --- angles and horospheres --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from hyperbolic.reference import wide
+from hyperbolic.reference import elementary, wide
 from hyperbolic.reference.autodiff import Variable, dot, exp, fit, log, log1p, scale, sqrt, where
 from hyperbolic.reference.wide import DoubleDouble, Wide
 
@@ -33,12 +33,12 @@ _STUMPFF_TERMS = 16  # q^16 / 32! < 2^-115 for q < 1
 
 def _stumpff(k: int, q: Wide) -> Wide:
     if k < 2:
-        s = wide.sqrt(q)
+        s = elementary.sqrt(q)
         if k == 0:
-            return wide.cosh(s)
+            return elementary.cosh(s)
         zero = wide.head(s) == 0
         safe = wide.where(zero, 1.0, s)
-        return wide.where(zero, 1.0, wide.sinh(safe) / safe)
+        return wide.where(zero, 1.0, elementary.sinh(safe) / safe)
     near = wide.head(q) < _STUMPFF_SWITCH
     coefficients = [Fraction(1, math.factorial(2 * n + k)) for n in range(_STUMPFF_TERMS)]
     small = _series(coefficients, wide.where(near, q, 0.0))
@@ -83,10 +83,10 @@ _ASINHC_TERMS = 36  # the coefficients are below 1, and 0.125^36 = 2^-108
 
 def _asinhc(n: int, q: Wide) -> Wide:
     if n == 0:
-        s = wide.sqrt(q)
+        s = elementary.sqrt(q)
         zero = wide.head(s) == 0
         safe = wide.where(zero, 1.0, s)
-        return wide.where(zero, 1.0, wide.asinh(safe) / safe)
+        return wide.where(zero, 1.0, elementary.asinh(safe) / safe)
     near = wide.head(q) < _ASINHC_SWITCH
     coefficients = [
         Fraction((-1) ** m * math.comb(2 * m, m) * math.perm(m, n), 4**m * (2 * m + 1))
@@ -95,7 +95,7 @@ def _asinhc(n: int, q: Wide) -> Wide:
     small = _series(coefficients, wide.where(near, q, 0.0))
     # Leibniz on 2 q A' + A = (1 + q)^(-1/2)
     far = wide.where(near, 1.0, q)
-    forcing = 1.0 / wide.sqrt(far + 1.0)
+    forcing = 1.0 / elementary.sqrt(far + 1.0)
     for i in range(n - 1):
         forcing = forcing * -(i + 0.5) / (far + 1.0)
     return wide.where(near, small, (forcing - _asinhc(n - 1, far) * (2.0 * n - 1.0)) / (far * 2.0))
@@ -110,9 +110,9 @@ def _asinh_exp(level: Wide, k: Wide) -> Wide:
     # asinh(t) = log(2 t) to more digits than a double-double has once log t > 300.
     positive = wide.head(k) > 0
     safe = wide.where(positive, k, 1.0)
-    exponent = level + wide.log(safe)
+    exponent = level + elementary.log(safe)
     far = wide.head(exponent) > 300.0
-    near = wide.asinh(wide.exp(wide.where(far, 0.0, exponent)))
+    near = elementary.asinh(elementary.exp(wide.where(far, 0.0, exponent)))
     return wide.where(positive, wide.where(far, exponent + wide.constant(wide.LN2, exponent), near), 0.0)
 
 

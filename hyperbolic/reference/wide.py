@@ -92,10 +92,10 @@ class DoubleDouble:
     def __truediv__(self, other: Wide | float) -> DoubleDouble:
         b = _promote(other, self)
         q1 = self.hi / b.hi
-        r = self - b * _exact(q1)
+        r = self - b * exact(q1)
         q2 = r.hi / b.hi
-        q3 = (r - b * _exact(q2)).hi / b.hi
-        return DoubleDouble(*quick_two_sum(q1, q2)) + _exact(q3)
+        q3 = (r - b * exact(q2)).hi / b.hi
+        return DoubleDouble(*quick_two_sum(q1, q2)) + exact(q3)
 
     def __radd__(self, other: float) -> DoubleDouble:
         return self + other
@@ -119,7 +119,8 @@ says.
 """
 
 
-def _exact(x: Tensor) -> DoubleDouble:
+def exact(x: Tensor) -> DoubleDouble:
+    """A float64 tensor as a double-double."""
     return DoubleDouble(x, torch.zeros_like(x))
 
 
@@ -127,8 +128,8 @@ def _promote(x: Wide | float, like: DoubleDouble) -> DoubleDouble:
     if isinstance(x, DoubleDouble):
         return x
     if isinstance(x, Tensor):
-        return _exact(x)
-    return _exact(torch.full((), x, dtype=torch.float64, device=like.hi.device))
+        return exact(x)
+    return exact(torch.full((), x, dtype=torch.float64, device=like.hi.device))
 
 
 # Transcendental constants to 40 digits, for :func:`constant`.
@@ -143,7 +144,7 @@ HALF_PI = Fraction("1.570796326794896619231321691639751442099")
 def lift(x: Tensor, double_double: bool) -> Wide:
     """``x`` as a wide number, exactly."""
     x = x.to(torch.float64)
-    return _exact(x) if double_double else x
+    return exact(x) if double_double else x
 
 
 def head(x: Wide) -> Tensor:
@@ -199,6 +200,11 @@ def round_inside(x: Wide, c: Tensor, dtype: torch.dtype) -> Tensor:
         bits = torch.where(outside & ((bits << 1) != 0), bits - 1, bits)
 
 
+def power_of_two(k: Tensor) -> Tensor:
+    """``2 ** k`` exactly, for integers ``-1022 <= k <= 1023``: ``torch.ldexp`` goes through a rounded ``pow``."""
+    return ((k.to(torch.int64) + 1023) << 52).view(torch.float64)
+
+
 # --- reductions and choices -------------------------------------------------------------------------------------
 
 
@@ -235,134 +241,3 @@ def total(x: Wide, dim: int) -> Wide:
             pairs = concatenate([pairs, part(n - 1, 1)], dim)
         x, n = pairs, half + n % 2
     return x
-
-
-# --- elementary functions ---------------------------------------------------------------------------------------
-
-
-def sqrt(x: Wide) -> Wide:
-    if not isinstance(x, DoubleDouble):
-        return torch.sqrt(x)
-    s = torch.sqrt(x.hi)
-    usable = (s > 0) & torch.isfinite(s)
-    r = torch.where(usable, s, 1.0)
-    root = _exact(r)
-    for _ in range(2):
-        root = root + _exact((x - root * root).hi / (2 * r))
-    return where(usable, root, _exact(s))
-
-
-_LN2 = (0.6931471805599453, 2.3190468138462996e-17, 5.707708438416212e-34)
-_HALVINGS = 6
-_EXPM1_TERMS = 13
-
-
-def _expm1_reduced(x: DoubleDouble) -> tuple[DoubleDouble, Tensor]:
-    """``expm1(x - k ln 2)`` and the integer ``k`` nearest to ``x / ln 2``."""
-    k = torch.round(x.hi / _LN2[0])
-    r = x
-    for word in _LN2:
-        r = r - DoubleDouble(*two_prod(k, torch.full_like(k, word)))
-    r = r.map(lambda w: w * 0.5**_HALVINGS)
-    e = r * constant(Fraction(1, math.factorial(_EXPM1_TERMS)), r)
-    for n in range(_EXPM1_TERMS - 1, 0, -1):
-        e = (e + constant(Fraction(1, math.factorial(n)), r)) * r
-    for _ in range(_HALVINGS):  # expm1(2 r) = expm1(r) (2 + expm1(r)) keeps the relative accuracy of small results
-        e = e * (e + 2.0)
-    return e, k
-
-
-def power_of_two(k: Tensor) -> Tensor:
-    """``2 ** k`` exactly, for integers ``-1022 <= k <= 1023``: ``torch.ldexp`` goes through a rounded ``pow``."""
-    return ((k.to(torch.int64) + 1023) << 52).view(torch.float64)
-
-
-def _ldexp(x: DoubleDouble, k: Tensor) -> DoubleDouble:
-    # In two steps, because 2^k itself overflows before the product does.
-    half = torch.floor(k / 2)
-    a, b = power_of_two(half), power_of_two(k - half)
-    return x.map(lambda w: w * a * b)
-
-
-def exp(x: Wide) -> Wide:
-    if not isinstance(x, DoubleDouble):
-        return torch.exp(x)
-    # exp(-745) is already the smallest float64; further down k would leave the range of ldexp.
-    e, k = _expm1_reduced(where(x.hi > -745.0, x, -745.0))
-    return where(x.hi > -745.0, _ldexp(e + 1.0, k), 0.0)
-
-
-def expm1(x: Wide) -> Wide:
-    if not isinstance(x, DoubleDouble):
-        return torch.expm1(x)
-    e, k = _expm1_reduced(where(x.hi > -745.0, x, -745.0))
-    return where(k == 0, e, _ldexp(e + 1.0, k) - 1.0)
-
-
-def sinh(x: Wide) -> Wide:
-    if not isinstance(x, DoubleDouble):
-        return torch.sinh(x)
-    negative = x.hi < 0
-    e = expm1(where(negative, -x, x))
-    s = (e + e / (e + 1.0)).map(lambda w: w * 0.5)
-    return where(negative, -s, s)
-
-
-def cosh(x: Wide) -> Wide:
-    if not isinstance(x, DoubleDouble):
-        return torch.cosh(x)
-    e = exp(where(x.hi < 0, -x, x))
-    return (e + 1.0 / e).map(lambda w: w * 0.5)
-
-
-def log(x: Wide) -> Wide:
-    if not isinstance(x, DoubleDouble):
-        return torch.log(x)
-    # Of a significand close to 1, so that exp(-log) in the Newton step stays far from underflow.
-    regular = (x.hi > 0) & torch.isfinite(x.hi)
-    significand, k = torch.frexp(torch.where(regular, x.hi, 1.0))
-    k = k - (significand < math.sqrt(0.5)).to(k.dtype)
-    scaled = _ldexp(where(regular, x, 1.0), -k.to(torch.float64))
-    y = _exact(torch.log(scaled.hi))
-    m = scaled * exp(-y) - 1.0
-    return where(
-        regular, y + (m - m * m * 0.5) + constant(LN2, x) * _exact(k.to(torch.float64)), _exact(torch.log(x.hi))
-    )
-
-
-def log1p(x: Wide) -> Wide:
-    if not isinstance(x, DoubleDouble):
-        return torch.log1p(x)
-    y = torch.log1p(x.hi)
-    finite = torch.isfinite(y)
-    y0 = _exact(torch.where(finite, y, 0.0))
-    m = (x - expm1(y0)) * exp(-y0)
-    return where(finite, y0 + (m - m * m * 0.5), _exact(y))
-
-
-def asinh(x: Wide) -> Wide:
-    """One Newton step in double-double doubles the digits of the float64 function, which are right to a few
-    ULP.
-    """
-    if not isinstance(x, DoubleDouble):
-        return torch.asinh(x)
-    # Below 1e-90 the cube underflows and x is its own asinh; above 1e300 sinh would overflow in the Newton step.
-    y = torch.asinh(x.hi)
-    newton = (x.hi.abs() > 1e-90) & (x.hi.abs() < 1e300)
-    y0 = _exact(torch.where(newton, y, 1.0))
-    m = (where(newton, x, 1.0) - sinh(y0)) / cosh(y0)
-    return where(newton, y0 + m, where(x.hi.abs() < 1.0, x, _exact(y)))
-
-
-def atan2(y: Wide, x: Wide) -> Wide:
-    """Good to float64's own atan2: an angle is a result, never the start of a further formula."""
-    if not isinstance(y, DoubleDouble):
-        assert isinstance(x, Tensor)
-        return torch.atan2(y, x)
-    assert isinstance(x, DoubleDouble)
-    scale = x.hi.abs() + y.hi.abs()
-    usable = scale > 0
-    r = torch.where(usable, scale, 1.0)
-    a, b = x.hi / r, y.hi / r
-    slope = (a * (y.lo / r) - b * (x.lo / r)) / torch.where(usable, a * a + b * b, 1.0)
-    return DoubleDouble(*quick_two_sum(torch.atan2(y.hi, x.hi), slope))

@@ -5,7 +5,6 @@ Independent of the library's formulas on purpose: these cancel and rely on their
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import mpmath
@@ -137,10 +136,3 @@ def wrapped_normal_log_prob(x: Vector, mean: Vector, scale: Vector, c: Any) -> A
     log_scale = mpmath.fsum(mpmath.log(s) for s in scale)
     gaussian = -dot(z, z) / 2 - log_scale - len(x) * mpmath.log(2 * mpmath.pi) / 2
     return gaussian - (len(x) - 1) * mpmath.log(sinhc(t))
-
-
-def _pairs(f: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda x, y, c: [f(a, b, c) for a in x for b in y]
-
-
-pairwise_dist = _pairs(dist)

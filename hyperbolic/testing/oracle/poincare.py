@@ -135,12 +135,3 @@ def busemann(x: Vector, direction: Vector, c: Any) -> Any:
 def wrapped_normal_log_prob(x: Vector, mean: Vector, scale: Vector, c: Any) -> Any:
     to = models.poincare_to_lorentz
     return lorentz.wrapped_normal_log_prob(to(x, c), to(mean, c), scale, c)
-
-
-def project(x: Vector, c: Any, margin: Any) -> Vector:
-    n = mpmath.sqrt(c) * norm(x)
-    return scaled((1 - margin) / n, x) if n > 1 - margin else x
-
-
-def pairwise_dist(x: list[Vector], y: list[Vector], c: Any) -> list[Any]:
-    return [dist(a, b, c) for a in x for b in y]
