@@ -11,8 +11,9 @@ LARGEST_COORDINATE = {
     # Short of the largest float64, so that what a result is made of is still finite.
     torch.float64: 2.0**1016,
 }
-"""``lorentz.expmap0`` and ``lorentz.expmap`` shorten a tangent until no coordinate of the result can exceed this:
-beyond radius 88 for float32 and bfloat16, 700 for float64 and 11 for float16 (c = 1)."""
+"""``lorentz.expmap0`` shortens a tangent until no coordinate of the result can exceed this: beyond radius 88 for
+float32 and bfloat16, 700 for float64 and 11 for float16 (c = 1). Any other function whose result is a point of the
+hyperboloid that its type cannot hold returns the farthest in its direction that it can."""
 
 RIM_MARGIN = {
     torch.float16: 2.0**-9,

@@ -34,24 +34,24 @@ _time = Op("lorentz.time", formulas.time, "x:D, c:1 -> 1")
 _to_ambient = Op("lorentz.to_ambient", formulas.to_ambient, "x:D, c:1 -> D+1")
 _tangent_to_ambient = Op("lorentz.tangent_to_ambient", formulas.tangent_to_ambient, "x:D, v:D, c:1 -> D+1")
 _inner = Op("lorentz.inner", distance.inner, "x:D, y:D, c:1 -> 1")
-_expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D")
+_expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D", point="lorentz")
 _logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D")
-_expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1, largest:1 -> D")
+_expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", point="lorentz")
 _logmap = Op("lorentz.logmap", formulas.logmap, "x:D, y:D, c:1 -> D")
 _dist = DIST["lorentz"]
 _dist0 = Op("lorentz.dist0", distance.dist0, "x:D, c:1 -> 1")
 _dist_exp0 = Op("lorentz.dist_exp0", distance.dist_exp0, "u:D, v:D, c:1 -> 1")
 _transport = Op("lorentz.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D")
 _transport0 = Op("lorentz.transport0", formulas.transport0, "y:D, v:D, c:1 -> D")
-_geodesic = Op("lorentz.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D")
-_midpoint = Op("lorentz.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D")
-_centroid = Op("lorentz.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D")
+_geodesic = Op("lorentz.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="lorentz")
+_midpoint = Op("lorentz.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D", point="lorentz")
+_centroid = Op("lorentz.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="lorentz")
 _norm = Op("lorentz.norm", formulas.norm_at, "x:D, v:D, c:1 -> 1")
 _egrad2rgrad = Op("lorentz.egrad2rgrad", formulas.egrad2rgrad, "x:D, g:D, c:1 -> D")
 _half_aperture = Op("lorentz.half_aperture", formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1")
 _exterior_angle = Op("lorentz.exterior_angle", formulas.exterior_angle, "x:D, y:D, c:1 -> 1")
 _busemann = Op("lorentz.busemann", formulas.busemann, "x:D, direction:D, c:1 -> 1")
-_boost = Op("lorentz.boost", formulas.boost, "x:D, a:D, c:1 -> D")
+_boost = Op("lorentz.boost", formulas.boost, "x:D, a:D, c:1 -> D", point="lorentz")
 _log_prob = Op("lorentz.wrapped_normal_log_prob", formulas.wrapped_normal_log_prob, "x:D, mean:D, scale:D~, c:1 -> 1")
 
 
@@ -140,7 +140,7 @@ def expmap(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> expmap(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]))
     tensor([3.7622, 3.6269])
     """
-    return _expmap(x, v, c, _largest(x))
+    return _expmap(x, v, c)
 
 
 def logmap(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:

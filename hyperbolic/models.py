@@ -15,12 +15,12 @@ from hyperbolic.ops.dispatch import Op, Scalar
 from hyperbolic.reference import models as formulas
 
 _MAP, _X = "x:D, c:1 -> D", ("x",)
-_lorentz_to_poincare = Op("models.lorentz_to_poincare", formulas.lorentz_to_poincare, _MAP, ball=True)
-_poincare_to_lorentz = Op("models.poincare_to_lorentz", formulas.poincare_to_lorentz, _MAP, inside=_X)
-_lorentz_to_klein = Op("models.lorentz_to_klein", formulas.lorentz_to_klein, _MAP, ball=True)
-_klein_to_lorentz = Op("models.klein_to_lorentz", formulas.klein_to_lorentz, _MAP, inside=_X)
-_poincare_to_klein = Op("models.poincare_to_klein", formulas.poincare_to_klein, _MAP, ball=True, inside=_X)
-_klein_to_poincare = Op("models.klein_to_poincare", formulas.klein_to_poincare, _MAP, ball=True, inside=_X)
+_lorentz_to_poincare = Op("models.lorentz_to_poincare", formulas.lorentz_to_poincare, _MAP, point="ball")
+_poincare_to_lorentz = Op("models.poincare_to_lorentz", formulas.poincare_to_lorentz, _MAP, point="lorentz", inside=_X)
+_lorentz_to_klein = Op("models.lorentz_to_klein", formulas.lorentz_to_klein, _MAP, point="ball")
+_klein_to_lorentz = Op("models.klein_to_lorentz", formulas.klein_to_lorentz, _MAP, point="lorentz", inside=_X)
+_poincare_to_klein = Op("models.poincare_to_klein", formulas.poincare_to_klein, _MAP, point="ball", inside=_X)
+_klein_to_poincare = Op("models.klein_to_poincare", formulas.klein_to_poincare, _MAP, point="ball", inside=_X)
 
 
 def lorentz_to_poincare(x: Tensor, c: Scalar = 1.0) -> Tensor:

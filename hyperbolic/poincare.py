@@ -21,31 +21,31 @@ from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
 from hyperbolic.reference import poincare as formulas
 
 _X, _XY = ("x",), ("x", "y")
-_expmap0 = Op("poincare.expmap0", formulas.expmap0, "v:D, c:1 -> D", ball=True)
+_expmap0 = Op("poincare.expmap0", formulas.expmap0, "v:D, c:1 -> D", point="ball")
 _logmap0 = Op("poincare.logmap0", formulas.logmap0, "x:D, c:1 -> D", inside=_X)
-_expmap = Op("poincare.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", ball=True, inside=_X)
+_expmap = Op("poincare.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", point="ball", inside=_X)
 _logmap = Op("poincare.logmap", formulas.logmap, "x:D, y:D, c:1 -> D", inside=_XY)
 _dist = DIST["poincare"]
 _dist0 = Op("poincare.dist0", formulas.dist0, "x:D, c:1 -> 1", inside=_X)
 _dist_exp0 = Op("poincare.dist_exp0", formulas.dist_exp0, "u:D, v:D, c:1 -> 1")
 _transport = Op("poincare.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D", inside=_XY)
 _transport0 = Op("poincare.transport0", formulas.transport0, "y:D, v:D, c:1 -> D", inside=("y",))
-_geodesic = Op("poincare.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", ball=True, inside=_XY)
-_midpoint = Op("poincare.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D", ball=True, inside=_XY)
-_centroid = Op("poincare.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D", ball=True, inside=_X)
+_geodesic = Op("poincare.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="ball", inside=_XY)
+_midpoint = Op("poincare.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D", point="ball", inside=_XY)
+_centroid = Op("poincare.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="ball", inside=_X)
 _norm = Op("poincare.norm", formulas.norm_at, "x:D, v:D, c:1 -> 1", inside=_X)
 _egrad2rgrad = Op("poincare.egrad2rgrad", formulas.egrad2rgrad, "x:D, g:D, c:1 -> D", inside=_X)
 _half_aperture = Op("poincare.half_aperture", formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1", inside=_X)
 _exterior_angle = Op("poincare.exterior_angle", formulas.exterior_angle, "x:D, y:D, c:1 -> 1", inside=_XY)
 _busemann = Op("poincare.busemann", formulas.busemann, "x:D, direction:D, c:1 -> 1", inside=_X)
-_mobius_add = Op("poincare.mobius_add", formulas.mobius_add, "x:D, y:D, c:1 -> D", ball=True, inside=_XY)
+_mobius_add = Op("poincare.mobius_add", formulas.mobius_add, "x:D, y:D, c:1 -> D", point="ball", inside=_XY)
 _mobius_scalar_mul = Op(
-    "poincare.mobius_scalar_mul", formulas.mobius_scalar_mul, "t:1, x:D, c:1 -> D", ball=True, inside=_X
+    "poincare.mobius_scalar_mul", formulas.mobius_scalar_mul, "t:1, x:D, c:1 -> D", point="ball", inside=_X
 )
-_mobius_matvec = Op("poincare.mobius_matvec", formulas.mobius_matvec, "m:O*D, x:D, c:1 -> O", ball=True, inside=_X)
+_mobius_matvec = Op("poincare.mobius_matvec", formulas.mobius_matvec, "m:O*D, x:D, c:1 -> O", point="ball", inside=_X)
 _gyration = Op("poincare.gyration", formulas.gyration, "x:D, y:D, v:D, c:1 -> D", inside=_XY)
 _conformal_factor = Op("poincare.conformal_factor", formulas.conformal_factor, "x:D, c:1 -> 1", inside=_X)
-_project = Op("poincare.project", formulas.project, "x:D, c:1, margin:1 -> D", ball=True)
+_project = Op("poincare.project", formulas.project, "x:D, c:1, margin:1 -> D", point="ball")
 _log_prob = Op(
     "poincare.wrapped_normal_log_prob",
     formulas.wrapped_normal_log_prob,

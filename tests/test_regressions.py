@@ -38,6 +38,17 @@ def test_lorentz_radius(dtype: torch.dtype, radius: float, c: float) -> None:
         assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_points_stay_finite(dtype: torch.dtype) -> None:
+    """What no coordinate of the type can hold is returned as far out as it can be, in the right direction."""
+    far = torch.tensor([0.6, 0.8], dtype=torch.float64) * torch.finfo(dtype).max * 0.9
+    x = far.to(dtype)
+    for y in (lorentz.boost(x, x), lorentz.geodesic(x * 0.5, x, 3.0), lorentz.expmap(x, x)):
+        assert y.isfinite().all()
+        assert y.abs().max() >= torch.finfo(dtype).max * 0.99
+        assert torch.allclose(y.double() / y.double().norm(), far / far.norm(), rtol=2e-3)
+
+
 @pytest.mark.parametrize(("dtype", "radius"), [(torch.float32, 16.0), (torch.float64, 36.0)], ids=str)
 def test_ball_radius(dtype: torch.dtype, radius: float) -> None:
     """Geoopt and hypll clip to radius 6.2 and 12.2."""

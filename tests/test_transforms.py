@@ -139,7 +139,7 @@ def test_opcheck(case: Case) -> None:
     args = [a.requires_grad_() for a in arguments(case)]
     if case.name == "half_aperture":
         args = [args[0], args[2], args[1]]
-    if case.name in ("expmap0", "expmap") and case.model == "lorentz":
+    if case.name == "expmap0" and case.model == "lorentz":
         args.append(torch.full((), 1e30, dtype=torch.float64))
     torch.library.opcheck(operator, tuple(args))
     cotangent = torch.ones_like(operator(*args).detach())

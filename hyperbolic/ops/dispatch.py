@@ -114,9 +114,11 @@ class Level:
         results = self._in_pieces(args)
         if self.arity is None:
             shape, dtype = self._result(args)
-            if self.op.ball:
+            if self.op.point == "ball":
                 c = args[self.op.names.index("c")].to(torch.float64)[..., None]
                 out = wide.round_inside(results[0], c, dtype)
+            elif self.op.point == "lorentz":
+                out = wide.round_finite(results[0], dtype)
             else:
                 out = wide.round_to(results[0], dtype)
             return _own(out if self.op.result.dims else out[..., 0], shape, args)
@@ -233,7 +235,8 @@ class Op:
         title: name of the public function, "lorentz.dist"; the operator is ``hyperbolic::lorentz_dist``.
         formula: takes and returns ``Variable``.
         signature: argument names with core dimensions, and the core dimensions of the result.
-        ball: the result is a point that must stay strictly inside a ball.
+        point: "ball" for a result that must stay strictly inside a ball, "lorentz" for one whose coordinates must stay
+            finite.
         inside: names of the arguments that ``checks()`` wants inside the ball.
     """
 
@@ -242,12 +245,12 @@ class Op:
         title: str,
         formula: Callable[..., Variable],
         signature: str,
-        ball: bool = False,
+        point: str = "",
         inside: tuple[str, ...] = (),
     ):
         inputs, result = re.sub(r"\s", "", signature).split("->")
         parameters = [p.split(":") for p in inputs.split(",")]
-        self.title, self.ball, self.inside = title, ball, inside
+        self.title, self.point, self.inside = title, point, inside
         self.names = tuple(name for name, _ in parameters)
         self.cores = tuple(Core.parse(core) for _, core in parameters)
         self.ranks = tuple(core.dims for core in self.cores)

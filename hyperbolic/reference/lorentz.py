@@ -133,16 +133,12 @@ def egrad2rgrad(x: Variable, g: Variable, c: Variable) -> Variable:
     return g + x * (c * dot(x, g))
 
 
-def expmap(x: Variable, v: Variable, c: Variable, largest: Variable) -> Variable:
+def expmap(x: Variable, v: Variable, c: Variable) -> Variable:
     """``expmap0`` of the tangent carried to the origin, translated to ``x``."""
-    # Short of where coordinates at radius r + n, or their unscaled squares, overflow float64, whatever the direction;
-    # then of where the result leaves its type.
+    # Short of where coordinates at radius r + n, or their unscaled squares, overflow float64, whatever the direction.
     reach = 2.0**1016 if unit_scale(x) else 2.0**500
-    room = radius_limit(c, full_like(largest, reach)) - sqrt(c) * dist0(x, c)
-    y = boost(exp0(shorten(transport_to_0(x, v, c), c, room), c), x, c)
-    size = norm(y)
-    beyond = size.head > largest.head
-    return where(beyond, y * (largest / where(beyond, size, 1.0)), y)
+    room = radius_limit(c, full_like(c, reach)) - sqrt(c) * dist0(x, c)
+    return boost(exp0(shorten(transport_to_0(x, v, c), c, room), c), x, c)
 
 
 def logmap(x: Variable, y: Variable, c: Variable) -> Variable:

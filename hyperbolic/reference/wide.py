@@ -205,6 +205,15 @@ def power_of_two(k: Tensor) -> Tensor:
     return ((k.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
+def round_finite(x: Wide, dtype: torch.dtype) -> Tensor:
+    """``x`` rounded to ``dtype``; a vector that it cannot hold is shortened to the longest of its direction."""
+    size = head(x).abs().amax(-1, keepdim=True)
+    largest = torch.finfo(dtype).max
+    beyond = (size > largest) & torch.isfinite(size)
+    factor = torch.where(beyond, largest / torch.where(beyond, size, 1.0), 1.0)
+    return round_to(remap(x, lambda w: w * factor) if bool(beyond.any()) else x, dtype)
+
+
 # --- reductions and choices -------------------------------------------------------------------------------------
 
 
