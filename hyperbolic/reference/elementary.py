@@ -27,16 +27,16 @@ def sqrt(x: Wide) -> Wide:
     s = torch.sqrt(x.hi)
     usable = (s > 0) & torch.isfinite(s)
     r = torch.where(usable, s, 1.0)
-    root = exact(r)
-    for _ in range(2):
-        root = root + exact((x - root * root).hi / (2 * r))
-    return where(usable, root, exact(s))
+    remainder = x - DoubleDouble(*two_prod(r, r))
+    return where(usable, exact(r) + remainder.hi / (2 * r), exact(s))
 
 
 # ln 2 in three words, so that subtracting k ln 2 leaves all digits for every k in range
 _LN2_WORDS = (0.6931471805599453, 2.3190468138462996e-17, 5.707708438416212e-34)
 _HALVINGS = 6
-_EXPM1_TERMS = 13
+# In the series of expm1(r), |r| < 0.0055, the terms from the eighth on are below an ulp of the first: one word holds
+# enough of them.
+_WIDE_TERMS, _TERMS = 7, 13
 
 
 def _expm1_reduced(x: DoubleDouble) -> tuple[DoubleDouble, Tensor]:
@@ -45,9 +45,12 @@ def _expm1_reduced(x: DoubleDouble) -> tuple[DoubleDouble, Tensor]:
     r = x
     for word in _LN2_WORDS:
         r = r - DoubleDouble(*two_prod(k, torch.full_like(k, word)))
-    r = r.map(lambda w: w * 0.5**_HALVINGS)
-    e = r * constant(Fraction(1, math.factorial(_EXPM1_TERMS)), r)
-    for n in range(_EXPM1_TERMS - 1, 0, -1):
+    r = r * 0.5**_HALVINGS
+    tail = torch.zeros_like(k)
+    for n in range(_TERMS, _WIDE_TERMS, -1):
+        tail = (tail + 1 / math.factorial(n)) * r.hi
+    e = r * (exact(tail) + constant(Fraction(1, math.factorial(_WIDE_TERMS)), r))
+    for n in range(_WIDE_TERMS - 1, 0, -1):
         e = (e + constant(Fraction(1, math.factorial(n)), r)) * r
     for _ in range(_HALVINGS):  # expm1(2 r) = expm1(r) (2 + expm1(r)) keeps the relative accuracy of small results
         e = e * (e + 2.0)
@@ -124,9 +127,13 @@ def asinh(x: Wide) -> Wide:
     # Below 1e-90 the cube underflows and x is its own asinh; above 1e300 sinh would overflow in the Newton step.
     y = torch.asinh(x.hi)
     newton = (x.hi.abs() > 1e-90) & (x.hi.abs() < 1e300)
-    y0 = exact(torch.where(newton, y, 1.0))
-    m = (where(newton, x, 1.0) - sinh(y0)) / cosh(y0)
-    return where(newton, y0 + m, where(x.hi.abs() < 1.0, x, exact(y)))
+    y0 = torch.where(newton, y, 1.0).abs()
+    e = expm1(exact(y0))
+    inverse = 1.0 / (e + 1.0)
+    size = where(newton, where(x.hi < 0, -x, x), 1.0)
+    m = (size - (e + e * inverse) * 0.5) / ((e + 1.0 + inverse) * 0.5)
+    root = m + y0
+    return where(newton, where(x.hi < 0, -root, root), where(x.hi.abs() < 1.0, x, exact(y)))
 
 
 def atan2(y: Wide, x: Wide) -> Wide:

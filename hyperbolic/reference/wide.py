@@ -78,24 +78,31 @@ class DoubleDouble:
         return self.map(torch.neg)
 
     def __add__(self, other: Wide | float) -> DoubleDouble:
-        b = _promote(other, self)
-        s, e = two_sum(self.hi, b.hi)
-        t, f = two_sum(self.lo, b.lo)
+        if not isinstance(other, DoubleDouble):
+            s, e = two_sum(self.hi, _word(other, self))
+            return DoubleDouble(*quick_two_sum(s, e + self.lo))
+        s, e = two_sum(self.hi, other.hi)
+        t, f = two_sum(self.lo, other.lo)
         s, e = quick_two_sum(s, e + t)
         return DoubleDouble(*quick_two_sum(s, e + f))
 
     def __mul__(self, other: Wide | float) -> DoubleDouble:
-        b = _promote(other, self)
-        p, e = two_prod(self.hi, b.hi)
-        return DoubleDouble(*quick_two_sum(p, e + (self.hi * b.lo + self.lo * b.hi)))
+        if isinstance(other, DoubleDouble):
+            p, e = two_prod(self.hi, other.hi)
+            return DoubleDouble(*quick_two_sum(p, e + (self.hi * other.lo + self.lo * other.hi)))
+        if isinstance(other, float) and math.frexp(other)[0] in (0.5, -0.5):  # a power of two
+            return DoubleDouble(self.hi * other, self.lo * other)
+        word = _word(other, self)
+        p, e = two_prod(self.hi, word)
+        return DoubleDouble(*quick_two_sum(p, e + self.lo * word))
 
     def __truediv__(self, other: Wide | float) -> DoubleDouble:
         b = _promote(other, self)
         q1 = self.hi / b.hi
-        r = self - b * exact(q1)
+        r = self - b * q1
         q2 = r.hi / b.hi
-        q3 = (r - b * exact(q2)).hi / b.hi
-        return DoubleDouble(*quick_two_sum(q1, q2)) + exact(q3)
+        q3 = (r - b * q2).hi / b.hi
+        return DoubleDouble(*quick_two_sum(q1, q2)) + q3
 
     def __radd__(self, other: float) -> DoubleDouble:
         return self + other
@@ -124,12 +131,12 @@ def exact(x: Tensor) -> DoubleDouble:
     return DoubleDouble(x, torch.zeros_like(x))
 
 
+def _word(x: Tensor | float, like: DoubleDouble) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.full((), x, dtype=torch.float64, device=like.hi.device)
+
+
 def _promote(x: Wide | float, like: DoubleDouble) -> DoubleDouble:
-    if isinstance(x, DoubleDouble):
-        return x
-    if isinstance(x, Tensor):
-        return exact(x)
-    return exact(torch.full((), x, dtype=torch.float64, device=like.hi.device))
+    return x if isinstance(x, DoubleDouble) else exact(_word(x, like))
 
 
 # Transcendental constants to 40 digits, for :func:`constant`.
