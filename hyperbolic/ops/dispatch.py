@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ Scalar = float | Tensor
 _PIECE = {"cpu": 1 << 14, "cuda": 1 << 25}
 
 library = torch.library.Library("hyperbolic", "FRAGMENT")
+_making = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Level:
         # arity: None for the public function; for a vector-Jacobian product, how many of the leading arguments are
         # those of the level below. They are what its results are cotangents of; the other arguments are cotangents.
         self.op, self.name, self.formula, self.cores, self.arity = op, name, formula, cores, arity
+        self._derivative: Level | None = None
         arguments = ", ".join(f"Tensor a{i}" for i in range(len(cores)))
         returns = "Tensor" if arity is None else f"({', '.join(['Tensor'] * arity)})"
         library.define(f"{name}({arguments}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
@@ -75,12 +77,16 @@ class Level:
         self.operator = getattr(torch.ops.hyperbolic, name).default
         self._register_autograd()
 
-    @cached_property
+    @property
     def derivative(self) -> Level:
-        """The vector-Jacobian product of this level, made on first use."""
-        outputs = (self.op.result,) if self.arity is None else self.cores[: self.arity]
-        formula = autodiff.vjp(self.formula, len(self.cores))
-        return Level(self.op, self.name + "_backward", formula, self.cores + outputs, len(self.cores))
+        """The vector-Jacobian product of this level, made on first use, which may come from several threads at once."""
+        with _making:
+            if self._derivative is None:
+                outputs = (self.op.result,) if self.arity is None else self.cores[: self.arity]
+                formula = autodiff.vjp(self.formula, len(self.cores))
+                cores = self.cores + outputs
+                self._derivative = Level(self.op, self.name + "_backward", formula, cores, len(self.cores))
+        return self._derivative
 
     def _dtype(self, args: Sequence[Tensor]) -> torch.dtype:
         """The common type of the arguments that promote: never that of a curvature or another scalar."""
