@@ -1,5 +1,6 @@
 """Derivatives: against the oracle's, at singular points, to second order, and never NaN."""
 
+import math
 from typing import Any
 
 import mpmath
@@ -154,3 +155,33 @@ def test_coincident_points(module: Any, dtype: torch.dtype) -> None:
         matrix = pairwise.pairwise_dist(a, a, model, c=c)
         assert not matrix.diagonal().any()
         assert torch.autograd.grad(matrix.sum(), a)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "radius"), [(torch.float32, 80.0), (torch.float64, 140.0)], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.model == "lorentz"], ids=str)
+def test_far_out(case: Case, dtype: torch.dtype, radius: float) -> None:
+    """Well beyond the contract nothing is NaN, and what is Inf is so because the exact gradient exceeds the type."""
+    u, w = (torch.nn.functional.normalize(torch.randn(30, 3, dtype=torch.float64), dim=-1) for _ in range(2))
+    x, y = (a * math.sinh(radius) for a in (u, w))
+    values = {
+        "point": (x, y),
+        "tangent": (x * 0.5,),
+        "tangent0": (u * 60, w * 60),
+        "points": (torch.stack([x] * 4, -2),),
+    }
+    sampler = Sampler("lorentz", dtype, 3, 1.0, 0, 30)
+    used: dict[str, int] = {}
+    args = []
+    for kind in case.arguments:
+        if kind in values:
+            args.append(values[kind][used.get(kind, 0)].to(dtype).requires_grad_())
+            used[kind] = used.get(kind, 0) + 1
+        else:
+            args.append(sampler.arguments((kind,))[0].requires_grad_())
+    out = case.function(*args)
+    assert not out.isnan().any()
+    grads = torch.autograd.grad(out.sum(), args)
+    assert not any(g.isnan().any() for g in grads)
+    if dtype == torch.float64:
+        assert out.isfinite().all()
+        assert all(g.isfinite().all() for g in grads)

@@ -245,11 +245,16 @@ def log1p(x: Variable) -> Variable:
 
 def atan2(y: Variable, x: Variable) -> Variable:
     """Its derivative at the origin, where the angle is undefined, is 0."""
+    # The square of the radius in units of a power of two near it, which keeps it in range.
+    largest = torch.maximum(x.head.abs(), y.head.abs())
+    exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))[1].clamp(-1000, 1000)
+    down = wide.power_of_two(-exponent)
 
     def pull(g: Variable, numerator: Variable) -> Variable:
-        square = x * x + y * y
+        p, q = scale(x, down), scale(y, down)
+        square = p * p + q * q
         zero = square.head == 0
-        return where(zero, 0.0, g * numerator / where(zero, 1.0, square))
+        return where(zero, 0.0, scale(g * scale(numerator, down) / where(zero, 1.0, square), down))
 
     return Variable(
         elementary.atan2(y.value, x.value),

@@ -135,8 +135,9 @@ def egrad2rgrad(x: Variable, g: Variable, c: Variable) -> Variable:
 
 def expmap(x: Variable, v: Variable, c: Variable) -> Variable:
     """``expmap0`` of the tangent carried to the origin, translated to ``x``."""
-    # Short of where coordinates at radius r + n, or their unscaled squares, overflow float64, whatever the direction.
-    reach = 2.0**1016 if unit_scale(x) else 2.0**500
+    # Short of where coordinates at radius r + n or their derivatives overflow float64 whatever the direction, or, where
+    # squares are not scaled, these.
+    reach = 2.0**860 if unit_scale(x) else 2.0**500
     room = radius_limit(c, full_like(c, reach)) - sqrt(c) * dist0(x, c)
     return boost(exp0(shorten(transport_to_0(x, v, c), c, room), c), x, c)
 
