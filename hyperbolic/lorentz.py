@@ -251,7 +251,7 @@ def centroid(x: Tensor, weights: Tensor | None = None, c: Scalar = 1.0) -> Tenso
     >>> centroid(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
     tensor([0.8590, 1.1453])
     """
-    return _centroid(x, _weights("lorentz.centroid", x, weights), c)
+    return _centroid(x, validation.equal_weights("lorentz.centroid", x) if weights is None else weights, c)
 
 
 def norm(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
@@ -347,13 +347,6 @@ def wrapped_normal(mean: Tensor, scale: Scalar = 1.0, c: Scalar = 1.0) -> Wrappe
 
 def _largest(x: Tensor) -> float:
     return LARGEST_COORDINATE.get(x.dtype, 1.0) if isinstance(x, Tensor) else 1.0  # other types are refused later
-
-
-def _weights(title: str, x: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is not None:
-        return weights
-    (x,) = validation.arguments(title, ("x",), (("K", "D"),), (x,))
-    return x.new_ones(x.shape[-2])
 
 
 def _rsample(mean: Tensor, w: Tensor, c: Scalar) -> Tensor:

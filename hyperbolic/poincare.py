@@ -188,10 +188,7 @@ def centroid(x: Tensor, weights: Tensor | None = None, c: Scalar = 1.0) -> Tenso
     >>> centroid(torch.tensor([[0.0, 0.0], [0.8, 0.0]]))
     tensor([0.5000, 0.0000])
     """
-    if weights is None:
-        (x,) = validation.arguments("poincare.centroid", ("x",), (("K", "D"),), (x,))
-        weights = x.new_ones(x.shape[-2])
-    return _centroid(x, weights, c)
+    return _centroid(x, validation.equal_weights("poincare.centroid", x) if weights is None else weights, c)
 
 
 def norm(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:

@@ -111,6 +111,12 @@ def _broadcast(title: str, names: Sequence[str], ranks: Sequence[tuple[str, ...]
             shape = tuple(torch.broadcast_shapes(shape, batch))
 
 
+def equal_weights(title: str, x: Tensor) -> Tensor:
+    """A weight of 1 for each point of ``x`` (..., K, D), once that is known to be its shape."""
+    (x,) = arguments(title, ("x",), (("K", "D"),), (x,))
+    return x.new_ones(x.shape[-2])
+
+
 def values(
     title: str,
     names: Sequence[str],

@@ -246,9 +246,7 @@ def log1p(x: Variable) -> Variable:
 def atan2(y: Variable, x: Variable) -> Variable:
     """Its derivative at the origin, where the angle is undefined, is 0."""
     # The square of the radius in units of a power of two near it, which keeps it in range.
-    largest = torch.maximum(x.head.abs(), y.head.abs())
-    exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))[1].clamp(-1000, 1000)
-    down = wide.power_of_two(-exponent)
+    _, down = wide.binade(torch.maximum(x.head.abs(), y.head.abs()))
 
     def pull(g: Variable, numerator: Variable) -> Variable:
         p, q = scale(x, down), scale(y, down)

@@ -132,10 +132,7 @@ def asinh_exp(level: Variable, k: Variable) -> Variable:
 def _unit_scale(x: Wide) -> tuple[Tensor, Tensor] | None:
     if not isinstance(x, DoubleDouble):
         return None
-    largest = x.hi.abs().amax(-1, keepdim=True)
-    _, exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0))
-    exponent = exponent.clamp(-1000, 1000)
-    return wide.power_of_two(exponent), wide.power_of_two(-exponent)
+    return wide.binade(x.hi.abs().amax(-1, keepdim=True))
 
 
 def unit_scale(x: Variable) -> tuple[Tensor, Tensor] | None:

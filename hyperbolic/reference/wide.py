@@ -212,6 +212,12 @@ def power_of_two(k: Tensor) -> Tensor:
     return ((k.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
+def binade(size: Tensor) -> tuple[Tensor, Tensor]:
+    """A power of two near each ``size`` and its inverse; 1 where it is not finite."""
+    exponent = torch.frexp(torch.where(torch.isfinite(size), size, 1.0))[1].clamp(-1000, 1000)
+    return power_of_two(exponent), power_of_two(-exponent)
+
+
 def round_finite(x: Wide, dtype: torch.dtype) -> Tensor:
     """``x`` rounded to ``dtype``; a vector that it cannot hold is shortened to the longest of its direction."""
     size = head(x).abs().amax(-1, keepdim=True)
