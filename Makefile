@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: test lint accuracy clean
+.PHONY: test lint accuracy bench clean
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -n 2
@@ -16,6 +16,10 @@ lint: .venv/installed
 accuracy: .venv/installed
 	$(BIN)/pip install -q -e '.[bench]' --no-build-isolation
 	$(BIN)/python bench/accuracy.py
+
+bench: .venv/installed
+	$(BIN)/pip install -q -e '.[bench]' --no-build-isolation
+	$(BIN)/python bench/performance.py
 
 .venv/installed: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv

@@ -7,7 +7,8 @@ tensor(0.0007)
 """
 
 from hyperbolic import lorentz, models, pairwise, poincare
+from hyperbolic.ops.native import kernels
 from hyperbolic.validation import checks
 from hyperbolic.version import __version__
 
-__all__ = ["__version__", "checks", "lorentz", "models", "pairwise", "poincare"]
+__all__ = ["__version__", "checks", "kernels", "lorentz", "models", "pairwise", "poincare"]

@@ -6,24 +6,31 @@ curvature and errors are those of :mod:`hyperbolic.lorentz`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from hyperbolic import validation
+from hyperbolic.distributed import gather
 from hyperbolic.ops.dispatch import Op, Scalar
+from hyperbolic.ops.logsumexp import LogSumExp
+from hyperbolic.ops.nearest import Nearest
+from hyperbolic.ops.pairs import PairsOp
 from hyperbolic.reference import lorentz_distance, poincare
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _SIGNATURE = "x:D, y:D, c:1 -> 1"
 DIST = {
     "lorentz": Op("lorentz.dist", lorentz_distance.dist, _SIGNATURE),
     "poincare": Op("poincare.dist", poincare.dist, _SIGNATURE, inside=("x", "y")),
 }
+PAIRWISE_DIST = {model: PairsOp(f"{model}.pairwise_dist", op) for model, op in DIST.items()}
 
-# Entries of the distance matrix in flight at a time in ``nearest``.
-_BLOCK = 1 << 20
+_NEAREST = {model: Nearest(model, op) for model, op in DIST.items()}
+_LOGSUMEXP = {model: LogSumExp(model, op) for model, op in PAIRWISE_DIST.items()}
 
 
 def pairwise_dist(x: Tensor, y: Tensor, model: str = "lorentz", c: Scalar = 1.0) -> Tensor:
@@ -38,13 +45,7 @@ def pairwise_dist(x: Tensor, y: Tensor, model: str = "lorentz", c: Scalar = 1.0)
     tensor([[0.0000, 2.3124],
             [2.3124, 0.0000]])
     """
-    op = DIST[_model("pairwise_dist", model)]
-    x, y, c = _arguments(f"{model}.pairwise_dist", ("x", "y"), x, y, c)
-    return op(x[..., :, None, :], y[..., None, :, :], c[..., None, None])
-
-
-def _arguments(title: str, names: tuple[str, str], x: Tensor, y: Tensor, c: Scalar) -> list[Tensor]:
-    return validation.arguments(title, (*names, "c"), (("N", "D"), ("M", "D"), ()), (x, y, c))
+    return PAIRWISE_DIST[_model("pairwise_dist", model)](x, y, c)
 
 
 class Neighbors(NamedTuple):
@@ -73,38 +74,19 @@ def nearest(
     >>> nearest(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]]), k=2)
     Neighbors(dist=tensor([[0.8814, 1.4436]]), indices=tensor([[1, 2]]))
     """
-    op = DIST[_model("nearest", model)]
-    query, bank, c = _arguments("pairwise.nearest", ("query", "bank"), query, bank, c)
-    for name, a in (("query", query), ("bank", bank)):
-        if a.dim() != 2:
-            raise ValueError(f"pairwise.nearest: {name} must have shape (rows, D), got {tuple(a.shape)}")
+    _model("nearest", model)
+    query, bank, c = validation.arguments(
+        "pairwise.nearest", ("query", "bank", "c"), (("N", "D"), ("M", "D"), ()), (query, bank, c)
+    )
+    _matrices("nearest", query=query, bank=bank)
+    _numbers("nearest", c=c)
     if not 1 <= k <= bank.shape[0]:
         raise ValueError(f"pairwise.nearest: k must be from 1 to the {bank.shape[0]} rows of bank, got {k}")
-    with torch.no_grad():
-        index = _nearest(op, query.detach(), bank.detach(), k, c.detach(), depth_weight)
+    _values("nearest", model, ("query", "bank"), c=c, query=query, bank=bank)
+    index: Tensor = _NEAREST[model].operator(query.detach(), bank.detach(), c.detach(), k, float(depth_weight))
     if not return_dist:
         return index
-    return Neighbors(op(query[:, None, :], bank[index], c), index)
-
-
-def _nearest(op: Op, query: Tensor, bank: Tensor, k: int, c: Tensor, depth_weight: float) -> Tensor:
-    # Scores are compared in float64, so that rounding to the points' type makes no ties.
-    query = query.to(torch.float64)
-    best = query.new_empty(query.shape[0], 0)
-    index = torch.empty_like(best, dtype=torch.int64)
-    rows = max(1, _BLOCK // max(1, query.shape[0]))
-    for start in range(0, bank.shape[0], rows):
-        block = bank[start : start + rows].to(torch.float64)
-        score = -op(query[:, None, :], block, c)
-        if depth_weight:
-            score = score + depth_weight * op(torch.zeros_like(block[:1]), block, c)
-        best = torch.cat([best, score], -1)
-        new = torch.arange(start, start + block.shape[0], device=index.device)
-        index = torch.cat([index, new.expand(query.shape[0], -1)], -1)
-        # Earlier blocks stand first, so a stable sort leaves ties in the order of the bank.
-        order = best.sort(dim=-1, descending=True, stable=True).indices[:, :k]
-        best, index = best.gather(-1, order), index.gather(-1, order)
-    return index
+    return Neighbors(DIST[model].operator(query[:, None, :], bank[index], c), index)
 
 
 def contrastive_loss(
@@ -114,12 +96,24 @@ def contrastive_loss(
     model: str = "lorentz",
     c: Scalar = 1.0,
     labels: Tensor | None = None,
+    symmetric: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """InfoNCE over ``-d/temperature``: ``-mean_i log softmax_j(-d(x_i, y_j)/temperature)[labels_i]``, a scalar.
 
     ``x`` is (N, D) and ``y`` (M, D); ``labels`` (N,), of int64, names the positive row of ``y`` for each row of
-    ``x`` and defaults to the diagonal, for which N must equal M. Differentiable in the points, ``temperature``
-    and ``c``.
+    ``x`` and defaults to the diagonal, for which N must equal M. Differentiable in the points, ``temperature`` and
+    ``c``, numbers or tensors of one element. The matrix of distances is never formed: memory is that of the
+    arguments and their gradients.
+
+    ``symmetric`` takes the mean with the loss of ``y`` against ``x``, as CLIP does; the positives must be the
+    diagonal. With a ``group`` of processes (``torch.distributed.group.WORLD`` under DDP) the rows of ``y``, and of
+    ``x`` if symmetric, come from all of them, gathered with their gradient; each must bring as many, and labels
+    count those of the own process. The mean over processes, which DDP takes of the gradients, is the loss of the
+    whole batch.
+
+    Chen et al., 2020 (SimCLR), equation 1, on a geodesic distance (Desai et al., 2023). ``ValueError`` for labels
+    of another shape or type, or none where rows do not pair up. Labels out of range raise ``IndexError``.
 
     >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     >>> contrastive_loss(x, x, temperature=1.0)
@@ -132,17 +126,47 @@ def contrastive_loss(
         (("N", "D"), ("M", "D"), (), ()),
         (x, y, temperature, c),
     )
-    n, m = x.shape[-2], y.shape[-2]
-    if labels is None:
+    _matrices("contrastive_loss", x=x, y=y)
+    _numbers("contrastive_loss", temperature=temperature, c=c)
+    _values("contrastive_loss", model, ("x", "y"), c=c, x=x, y=y, temperature=temperature)
+    n, m = x.shape[0], y.shape[0]
+    if labels is None or symmetric:
         if n != m:
-            raise ValueError(f"pairwise.contrastive_loss: without labels x and y must pair up, got {n} and {m} rows")
-        labels = torch.arange(n, device=x.device)
+            raise ValueError(f"pairwise.contrastive_loss: x and y must pair up here, got {n} and {m} rows")
+        if labels is not None:
+            raise ValueError("pairwise.contrastive_loss: symmetric takes the diagonal as positives, got labels too")
     elif labels.dtype != torch.int64 or labels.shape != (n,):
         raise ValueError(
             f"pairwise.contrastive_loss: labels must be int64 of shape ({n},), got {labels.dtype} {tuple(labels.shape)}"
         )
-    d = pairwise_dist(x, y, model, c)
-    return cross_entropy(-d / temperature.to(d.dtype), labels)
+    positive = DIST[model].operator(x, y if labels is None else y.index_select(0, labels), c)
+    partition = _LOGSUMEXP[model].operator
+    everyone = y if group is None else gather(y, group)
+    total = partition(x, everyone, c, temperature)
+    if symmetric:
+        everyone = x if group is None else gather(x, group)
+        total = (total + partition(y, everyone, c, temperature)) / 2
+    loss: Tensor = (total + positive / temperature.to(positive.dtype)).mean()
+    return loss
+
+
+def _values(function: str, model: str, points: tuple[str, str], **args: Tensor) -> None:
+    if validation.checking():
+        ranks = [("N", "D") if name in points else () for name in args]
+        inside = points if model == "poincare" else ()
+        validation.values(f"pairwise.{function}", tuple(args), ranks, inside, tuple(args.values()))
+
+
+def _matrices(function: str, **points: Tensor) -> None:
+    for name, a in points.items():
+        if a.dim() != 2:
+            raise ValueError(f"pairwise.{function}: {name} must have shape (rows, D), got {tuple(a.shape)}")
+
+
+def _numbers(function: str, **numbers: Tensor) -> None:
+    for name, a in numbers.items():
+        if a.numel() != 1:
+            raise ValueError(f"pairwise.{function}: {name} must be one number, got shape {tuple(a.shape)}")
 
 
 def _model(function: str, model: str) -> str:

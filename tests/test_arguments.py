@@ -104,7 +104,7 @@ def test_layouts(case: Case) -> None:
         (
             lambda: pairwise.contrastive_loss(X, X[:1], 1.0),
             ValueError,
-            "without labels x and y must pair up, got 2 and 1",
+            "x and y must pair up here, got 2 and 1 rows",
         ),
         (
             lambda: pairwise.contrastive_loss(X, X, 1.0, labels=torch.zeros(3, dtype=torch.int64)),
@@ -151,7 +151,9 @@ NAN = torch.tensor([[0.1, 0.2], [float("nan"), 0.0]])
             lambda: torch.func.vmap(poincare.dist0)(torch.stack([X, 3 * X])),
             r"poincare.dist0: x\[1, 1\] is outside the ball",
         ),
-        (lambda: pairwise.pairwise_dist(X, NAN), r"lorentz.dist: y\[0, 1\] is not finite"),
+        (lambda: pairwise.pairwise_dist(X, NAN), r"lorentz.pairwise_dist: y\[1\] is not finite"),
+        (lambda: pairwise.nearest(NAN, X, 1), r"pairwise.nearest: query\[1\] is not finite"),
+        (lambda: pairwise.contrastive_loss(X, 3 * X, 1.0, "poincare"), r"pairwise.contrastive_loss: y\[1\] is outside"),
     ],
 )
 def test_checks(call: Any, message: str) -> None:

@@ -16,11 +16,13 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 from hyperbolic import validation
@@ -35,7 +37,7 @@ Scalar = float | Tensor
 _PIECE = {"cpu": 1 << 14, "cuda": 1 << 25}
 
 library = torch.library.Library("hyperbolic", "FRAGMENT")
-_making = threading.Lock()
+_making = threading.RLock()  # a level may ask for that of another
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Core:
     """The trailing dimensions of one argument: () for a scalar, ("D",) for a vector, ("N", "D") for a matrix.
 
     Written "1", "D" and "N*D" in a signature, where a result may be "D+1". The types of vectors and matrices
-    decide the type of the result; "D~" is a vector that, like the scalars, has no part in that.
+    decide the type of the result; "D~" is a vector that, like the scalars, has no part in that. A result that is no
+    vector, "1" or "N*M~", is of float32 at least.
     """
 
     dims: tuple[str, ...]
@@ -83,10 +86,12 @@ class Level:
         with _making:
             if self._derivative is None:
                 outputs = (self.op.result,) if self.arity is None else self.cores[: self.arity]
-                formula = autodiff.vjp(self.formula, len(self.cores))
-                cores = self.cores + outputs
-                self._derivative = Level(self.op, self.name + "_backward", formula, cores, len(self.cores))
+                self._derivative = self.differentiate(self.cores + outputs)
         return self._derivative
+
+    def differentiate(self, cores: tuple[Core, ...]) -> Level:
+        formula = autodiff.vjp(self.formula, len(self.cores))
+        return Level(self.op, self.name + "_backward", formula, cores, len(self.cores))
 
     def _dtype(self, args: Sequence[Tensor]) -> torch.dtype:
         """The common type of the arguments that promote: never that of a curvature or another scalar."""
@@ -103,7 +108,7 @@ class Level:
             bound.update(zip(core.dims, core.core(a.shape)))
             batches.append(core.batch(a.shape))
         dtype = self._dtype(args)
-        if not self.op.result.dims:
+        if not self.op.result.promotes:
             dtype = torch.promote_types(dtype, torch.float32)
         sizes = (bound[d] if d in bound else bound[d.removesuffix("+1")] + 1 for d in self.op.result.dims)
         return (*torch.broadcast_shapes(*batches), *sizes), dtype
@@ -114,9 +119,8 @@ class Level:
             return args[0].new_empty(shape, dtype=dtype)
         return tuple(a.new_empty(a.shape) for a in args[: self.arity])
 
-    def evaluate(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if self.arity is None and validation.checking():
-            validation.values(self.op.title, self.op.names, self.op.ranks, self.op.inside, args)
+    def evaluate(self, *args: Tensor) -> Any:
+        """The reference: runs where no compiled kernel does."""
         results = self._in_pieces(args)
         if self.arity is None:
             shape, dtype = self._result(args)
@@ -184,6 +188,8 @@ class Level:
         Autograd.__name__ = Autograd.__qualname__ = self.name
 
         def kernel(*args: Tensor) -> Any:
+            if level.arity is None and validation.checking() and not any(map(_abstract, args)):
+                validation.values(level.op.title, level.op.names, level.op.ranks, level.op.inside, args)
             with enable_single_level_autograd_function():
                 return Autograd.apply(*args)  # type: ignore[attr-defined]
 
@@ -214,6 +220,20 @@ class Level:
         n = self.arity
         flat = tuple(g.reshape(size, *g.shape[1 + rank - r :]) for g, r in zip(out, ranks[:n]))
         return flat, (0,) * n
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float) -> Tensor:
+    with torch.inference_mode(False):  # for all who come later
+        return torch.full((), value, dtype=torch.float64, device="cpu")
+
+
+def _abstract(a: Tensor) -> bool:
+    """Whether ``a`` stands for other tensors, in a trace or under torch.func, that come here in their turn."""
+    return type(a) not in _PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(a)
 
 
 def _assemble(parts: Sequence[Wide], dim: int | None) -> Wide:
@@ -249,7 +269,7 @@ class Op:
     def __init__(
         self,
         title: str,
-        formula: Callable[..., Variable],
+        formula: Callable[..., Variable] | None,
         signature: str,
         point: str = "",
         inside: tuple[str, ...] = (),
@@ -261,10 +281,55 @@ class Op:
         self.cores = tuple(Core.parse(core) for _, core in parameters)
         self.ranks = tuple(core.dims for core in self.cores)
         self.result = Core.parse(result)
-        self.level = Level(self, title.replace(".", "_"), lambda *a: (formula(*a),), self.cores, None)
+        self.only_vectors = all(core.dims in ((), ("D",)) for core in self.cores) and bool(self.cores[0].dims)
+        self.formula = formula
+        self.level = self.make_level(title.replace(".", "_"))
         # The first derivative exists from the start: a compiled program may come from a cache that names it.
         self.operator, self.backward = self.level.operator, self.level.derivative.operator
 
+    def make_level(self, name: str) -> Level:
+        formula = self.formula
+        assert formula is not None
+        return Level(self, name, lambda *a: (formula(*a),), self.cores, None)
+
     def __call__(self, *args: Scalar) -> Tensor:
-        result: Tensor = self.operator(*validation.arguments(self.title, self.names, self.ranks, args))
+        result: Tensor
+        # A compiler must not look into the shortcut, nor must anything that stands between the caller and the kernel
+        # be left out: function transforms, forward derivatives, modes such as that of fake tensors, checks.
+        if (
+            not torch.compiler.is_compiling()
+            and torch._C._functorch.peek_interpreter_stack() is None
+            and forward_ad._current_level < 0
+            and torch._C._len_torch_dispatch_stack() == 0
+            and not validation.checking()
+        ):
+            plain = self._plain(args)
+            if plain is not None:
+                if torch.is_grad_enabled() and any(a.requires_grad for a in plain):
+                    result = self.operator(*plain)
+                else:
+                    with torch._C._AutoDispatchBelowAutograd():
+                        result = self.operator(*plain)
+                return result
+        result = self.operator(*validation.arguments(self.title, self.names, self.ranks, args))
         return result
+
+    def _plain(self, args: Sequence[Scalar]) -> list[Tensor] | None:
+        """``args`` if they need no further checks: vectors of one shape and type and numbers, on the CPU."""
+        first = args[0]
+        if not self.only_vectors or type(first) not in _PLAIN or not first.is_cpu:  # type: ignore[union-attr]
+            return None
+        shape, dtype = first.shape, first.dtype  # type: ignore[union-attr]
+        if not shape or shape[-1] == 0 or dtype not in validation.DTYPES:
+            return None
+        plain = []
+        for a, core in zip(args, self.cores):
+            if core.dims:
+                if type(a) not in _PLAIN or a.shape != shape or a.dtype is not dtype or not a.is_cpu:  # type: ignore[union-attr]
+                    return None
+                plain.append(a)
+            elif type(a) is float and 0 < a < math.inf:
+                plain.append(_constant(a))
+            else:
+                return None
+        return plain  # type: ignore[return-value]

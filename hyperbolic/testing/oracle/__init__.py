@@ -12,6 +12,7 @@ from typing import Any
 import mpmath
 
 from hyperbolic.testing.oracle import lorentz, models, poincare
+from hyperbolic.testing.oracle.slopes import gradient_of_dist
 from hyperbolic.testing.oracle.vectors import DPS, exact, vjp
 
 
@@ -20,4 +21,4 @@ def digits(dps: int = DPS) -> Any:
     return mpmath.workdps(dps)
 
 
-__all__ = ["DPS", "digits", "exact", "lorentz", "models", "poincare", "vjp"]
+__all__ = ["DPS", "digits", "exact", "gradient_of_dist", "lorentz", "models", "poincare", "vjp"]

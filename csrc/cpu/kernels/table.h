@@ -1,0 +1,106 @@
+// What each instruction set provides: plain functions on memory, compiled once per instruction set and chosen among
+// when the library is loaded. The files one folder up call them with tensors' memory.
+#pragma once
+
+#include <cstdint>
+
+namespace hyperbolic::cpu {
+
+enum class Dtype { float32, float64, bfloat16, float16 };
+
+struct Matrix {
+  const void* data;
+  Dtype dtype;
+  int64_t rows, cols, row_stride, col_stride;
+};
+
+// Two sets of points of which all pairs are taken. `wide` says that the result is float64.
+struct Pairs {
+  int model;
+  bool wide;
+  double c;
+  Matrix x, y;
+};
+
+struct Candidate {
+  double score;
+  int64_t index;
+};
+
+// The sums of exp(-d/temperature) over all pairs of a row: their logarithms and the cotangents of these, by rows of y,
+// the fixed side, or of x, the passing one.
+struct Softmax {
+  double temperature;
+  bool fixed;
+  const double *value, *g;
+};
+
+struct PairwiseKernels {
+  // Rows of y that one task keeps at hand while rows of x pass by, and vice versa.
+  int64_t (*block)(int64_t dim);
+  // Distances of rows [begin, end) of x to the block of y that starts at `first`, into out[i * out_stride + j].
+  void (*dist)(const Pairs&, int64_t first, int64_t begin, int64_t end, void* out, int64_t out_stride);
+  // Adds to total (block x dim high words, then as many low ones) the gradient at the block of y of sum g d over rows [begin, end) of x, with g of shape
+  // x.rows x y.rows, and to *gc, if given, that by c.
+  void (*gradient)(const Pairs&, int64_t first, int64_t begin, int64_t end, const Matrix& g, double* total, double* gc);
+  // For each of the block of queries y the k rows among [begin, end) of the bank x with the highest depth_weight d0 - d,
+  // as a heap in out[j * k]; counts[j] of them.
+  void (*nearest)(const Pairs&, double depth_weight, int64_t k, int64_t first, int64_t begin, int64_t end,
+                  Candidate* out, int64_t* counts);
+  // The scores again, with twice the digits of double inside.
+  void (*rescore)(const Pairs&, double depth_weight, int64_t query, Candidate* list, int64_t count);
+  // For each of the block of y: sum over rows [begin, end) of x of exp(-d/temperature), as sum[j] exp(peak[j]).
+  void (*logsumexp)(const Pairs&, double temperature, int64_t first, int64_t begin, int64_t end, double* peak,
+                    double* sum);
+  // As `gradient`, of sum g_i logsumexp_i; the derivative by the temperature too if wanted.
+  void (*logsumexp_gradient)(const Pairs&, const Softmax&, int64_t first, int64_t begin, int64_t end, double* total,
+                             double* gc, double* by_temperature);
+};
+
+// The arguments of operators on rows: vectors, then scalars, then the cotangent of the result.
+inline constexpr int max_operands = 4, max_dims = 64;
+
+struct Operand {
+  const void* data;
+  Dtype dtype;
+  int64_t step;            // between coordinates
+  const int64_t* strides;  // between rows, along each dimension of the batch
+};
+
+// A batch of rows, `wide` if the working type is double. Results are contiguous in the order of the batch: that of the
+// operator, or the cotangents of its arguments, null where they are not wanted.
+struct Rows {
+  bool wide;
+  int64_t dim, dims;
+  const int64_t* sizes;
+  int operands;
+  Operand operand[max_operands], result[max_operands];
+};
+
+struct RowKernel {
+  const char* name;
+  int vectors, scalars;
+  bool returns_vector;
+  void (*forward)(const Rows&, int64_t begin, int64_t end);
+  // Cotangents of arguments for which `sums` has a place, of one row, are added up there and not written: high words,
+  // and each one's low word `low` further on.
+  void (*backward)(const Rows&, int64_t begin, int64_t end, double* const* sums, int64_t low);
+};
+
+inline constexpr int row_operators = 15;
+using RowKernels = RowKernel[row_operators];
+
+struct Kernels {
+  const char* isa;
+  // Rounds numbers once.
+  void (*round)(const double* values, int64_t count, Dtype dtype, void* out);
+  // Adds double-doubles, each part size high words and then as many low ones, into the first, rounded to its high words.
+  void (*add)(double* parts, int64_t count, int64_t size);
+  PairwiseKernels pairwise;
+  const RowKernels* rows;
+};
+
+// Those of the best instruction set of this machine, or of the one that HYPERBOLIC_KERNELS names.
+const Kernels& kernels();
+
+}  // namespace hyperbolic::cpu

@@ -1,0 +1,39 @@
+// Sums that several kernels add to, one double-double a number.
+#pragma once
+
+#include "coordinates.h"
+
+namespace hyperbolic::HYPERBOLIC_ISA {
+
+// Adds to double-doubles, whose words lie apart: near the rim of what a type holds, a partial sum in one word would
+// round away digits of the radial part that the whole has.
+struct WideSum {
+  double *hi, *lo;
+};
+
+HYPERBOLIC_INLINE bool wanted(WideSum out) { return out.hi != nullptr; }
+
+template <class V>
+HYPERBOLIC_INLINE void emit(At<V> at, WideSum out, DoubleDouble<V> v) {
+  DoubleDouble<V> sum = DoubleDouble<V>(load<V>(out.hi + at.k), load<V>(out.lo + at.k)) + v;
+  store(out.hi + at.k, sum.hi);
+  store(out.lo + at.k, sum.lo);
+}
+
+template <class V>
+HYPERBOLIC_INLINE void emit(At<V> at, WideSum out, V v) {
+  emit(at, out, DoubleDouble<V>(v));
+}
+
+inline void add_parts(double* parts, int64_t count, int64_t size) {
+  for (int64_t part = 1; part < count; part++) {
+    const double* p = parts + 2 * part * size;
+    each(size, [&](auto at) {
+      auto v = at(p);
+      v.lo = at(p + size).hi;
+      emit(at, WideSum{parts, parts + size}, v);
+    });
+  }
+}
+
+}  // namespace hyperbolic::HYPERBOLIC_ISA

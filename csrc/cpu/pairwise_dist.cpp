@@ -1,0 +1,85 @@
+// pairwise_dist and its backward: batches, tasks and threads.
+#include <torch/csrc/stable/library.h>
+
+#include "gradient.h"
+
+namespace hyperbolic::cpu {
+
+namespace {
+
+template <int model>
+Tensor pairwise_dist(const Tensor& x, const Tensor& y, const Tensor& c_given) {
+  Tensor c = widened(c_given);
+  Batch batch;
+  batch.add(x, 2);
+  batch.add(y, 2);
+  batch.add(c, 0);
+  const bool wide = is_wide(x, y);
+  const int64_t n = x.size(x.dim() - 2), m = y.size(y.dim() - 2);
+  std::vector<int64_t> shape = batch.shape();
+  shape.insert(shape.end(), {n, m});
+  Tensor out = empty(shape, wide ? ScalarType::Double : ScalarType::Float);
+  if (out.numel() == 0) return out;
+  char* memory = static_cast<char*>(out.mutable_data_ptr());
+  auto pairs = [&](int64_t b) {
+    return Pairs{model, wide, number(c, batch.offset(c, 0, b)), matrix(x, batch.offset(x, 2, b)),
+                 matrix(y, batch.offset(y, 2, b))};
+  };
+  const PairwiseKernels& kernel = kernels().pairwise;
+  const int64_t block = kernel.block(x.size(x.dim() - 1)), blocks = divide_up(m, block), batches = batch.count();
+  const Pieces pieces(n, batches * blocks);
+  torch::stable::parallel_for(0, batches * blocks * pieces.count, 1, [&](int64_t task, int64_t last) {
+    for (; task < last; task++) {
+      int64_t piece = task % pieces.count, tile = task / pieces.count, b = tile / blocks;
+      kernel.dist(pairs(b), tile % blocks * block, pieces.begin(piece), pieces.end(piece),
+                  memory + b * n * m * (wide ? 8 : 4), m);
+    }
+  });
+  return out;
+}
+
+Matrix transposed(const Matrix& a) { return {a.data, a.dtype, a.cols, a.rows, a.col_stride, a.row_stride}; }
+
+template <int model>
+Tensor gradient(const Tensor& own, const Tensor& other, const Tensor& c, const Tensor& g, bool own_is_x,
+                const Batch& batch, double* by_c) {
+  auto pairs = [&](int64_t b) {
+    return Pairs{model, is_wide(own, other), number(c, batch.offset(c, 0, b)), matrix(other, batch.offset(other, 2, b)),
+                 matrix(own, batch.offset(own, 2, b))};
+  };
+  const PairwiseKernels& kernel = kernels().pairwise;
+  auto at_block = [&](int64_t b, int64_t first, int64_t begin, int64_t end, double* total, double* gc, double*) {
+    Matrix weights = matrix(g, batch.offset(g, 2, b));
+    kernel.gradient(pairs(b), first, begin, end, own_is_x ? transposed(weights) : weights, total, gc);
+  };
+  return block_gradients(own, other.size(other.dim() - 2), batch, by_c, nullptr, at_block);
+}
+
+template <int model>
+std::tuple<Tensor, Tensor, Tensor> pairwise_dist_backward(const Tensor& x, const Tensor& y, const Tensor& c_given,
+                                                          const Tensor& g) {
+  Tensor c = widened(c_given);
+  Batch batch;
+  batch.add(x, 2);
+  batch.add(y, 2);
+  batch.add(c, 0);
+  batch.add(g, 2);
+  std::vector<double> by_c(batch.count()), sums(std::max<int64_t>(1, c.numel()));
+  Tensor gx = gradient<model>(x, y, c, g, true, batch, nullptr);
+  Tensor gy = gradient<model>(y, x, c, g, false, batch, by_c.data());
+  for (int64_t b = 0; b < batch.count(); b++) sums[batch.element(c, 0, b)] += by_c[b];
+  Tensor gc = empty({c.sizes().begin(), c.sizes().end()}, c_given.scalar_type());
+  kernels().round(sums.data(), c.numel(), dtype_of(gc), gc.mutable_data_ptr());
+  return {gx, gy, gc};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CPU, m) {
+  m.impl("lorentz_pairwise_dist", TORCH_BOX(&pairwise_dist<0>));
+  m.impl("poincare_pairwise_dist", TORCH_BOX(&pairwise_dist<1>));
+  m.impl("lorentz_pairwise_dist_backward", TORCH_BOX(&pairwise_dist_backward<0>));
+  m.impl("poincare_pairwise_dist_backward", TORCH_BOX(&pairwise_dist_backward<1>));
+}
+
+}  // namespace hyperbolic::cpu

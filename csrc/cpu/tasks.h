@@ -1,0 +1,36 @@
+// How work over all pairs is cut into tasks.
+#pragma once
+
+#include "tensors.h"
+
+namespace hyperbolic::cpu {
+
+// Fewer tasks than this are split along the rows that pass by, so that every thread has work. A constant, because
+// results must not depend on the number of threads.
+constexpr int64_t enough_tasks = 16;
+// Rows that pass by come in multiples of this; a multiple of every tile's.
+constexpr int64_t least_rows = 1 << 9;
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline bool is_wide(const Tensor& x, const Tensor& y) {
+  return x.scalar_type() == ScalarType::Double || y.scalar_type() == ScalarType::Double;
+}
+
+// c in float64: a curvature of another type is exact in it.
+inline Tensor widened(const Tensor& c) { return torch::stable::to(c, ScalarType::Double); }
+
+// Pieces of `rows` for each of `tasks` blocks of columns.
+struct Pieces {
+  int64_t rows, size, count;
+
+  Pieces(int64_t all, int64_t tasks) : rows(all) {
+    int64_t wanted = tasks ? divide_up(enough_tasks, tasks) : 1;
+    size = std::max<int64_t>(1, divide_up(divide_up(rows, wanted), least_rows)) * least_rows;
+    count = std::max<int64_t>(1, divide_up(rows, size));
+  }
+  int64_t begin(int64_t i) const { return std::min(rows, i * size); }
+  int64_t end(int64_t i) const { return std::min(rows, (i + 1) * size); }
+};
+
+}  // namespace hyperbolic::cpu

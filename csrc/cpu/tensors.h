@@ -1,0 +1,135 @@
+// From tensors to the memory that the kernels see: types, batches that broadcast, matrices.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace hyperbolic::cpu {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline Dtype dtype_of(const Tensor& a) {
+  switch (a.scalar_type()) {
+    case ScalarType::Float:
+      return Dtype::float32;
+    case ScalarType::Double:
+      return Dtype::float64;
+    case ScalarType::BFloat16:
+      return Dtype::bfloat16;
+    case ScalarType::Half:
+      return Dtype::float16;
+    default:
+      STD_TORCH_CHECK(false, "hyperbolic: tensors must be of float16, bfloat16, float32 or float64");
+  }
+}
+
+inline int64_t size_of(Dtype dtype) {
+  return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+}
+
+// The shape that the leading dimensions of all arguments broadcast to.
+class Batch {
+ public:
+  // `core`: how many trailing dimensions of the argument are its own.
+  void add(const Tensor& a, int64_t core) {
+    int64_t own = a.dim() - core;
+    if (own > int64_t(shape_.size())) shape_.insert(shape_.begin(), own - shape_.size(), 1);
+    for (int64_t d = 0; d < own; d++) {
+      int64_t& size = shape_[shape_.size() - own + d];
+      if (a.size(d) != 1) size = a.size(d);
+    }
+  }
+
+  const std::vector<int64_t>& shape() const { return shape_; }
+
+  int64_t count() const {
+    int64_t n = 1;
+    for (int64_t size : shape_) n *= size;
+    return n;
+  }
+
+  // In elements, where the part of `a` that element `index` of the batch sees begins.
+  int64_t offset(const Tensor& a, int64_t core, int64_t index) const {
+    int64_t result = 0;
+    walk(a, core, index, [&](int64_t d, int64_t i) { result += i * a.stride(d); });
+    return result;
+  }
+
+  // Which of the leading elements of `a`, counted in order, element `index` of the batch sees.
+  int64_t element(const Tensor& a, int64_t core, int64_t index) const {
+    int64_t result = 0, step = 1;
+    walk(a, core, index, [&](int64_t d, int64_t i) {
+      result += i * step;
+      step *= a.size(d);
+    });
+    return result;
+  }
+
+ private:
+  // f(dimension of a, index in it), the last dimension first
+  template <class F>
+  void walk(const Tensor& a, int64_t core, int64_t index, F f) const {
+    int64_t own = a.dim() - core, rank = shape_.size();
+    for (int64_t d = rank - 1; d >= rank - own; d--) {
+      int64_t mine = d - (rank - own);
+      f(mine, a.size(mine) == 1 ? 0 : index % shape_[d]);
+      index /= shape_[d];
+    }
+  }
+
+  std::vector<int64_t> shape_;
+};
+
+// Contiguous. Straight through the shim, which costs a fraction of a trip through the dispatcher.
+// Memory that the allocator has from the system comes as pages of 4 KB, and to touch each for the first time takes
+// longer than to fill it. In pages of 2 MB a large result costs a fraction of that.
+inline void ask_for_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t page = 1 << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) & ~(page - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + uintptr_t(bytes)) & ~(page - 1);
+  // A refusal leaves the pages as they are.
+  if (bytes >= int64_t(4 * page) && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t step = 1;
+  for (size_t d = shape.size(); d-- > 0; step *= std::max<int64_t>(1, shape[d])) strides[d] = step;
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code,
+                                                         aoti_torch_device_type_cpu(), -1, &handle));
+  Tensor out(handle);
+  ask_for_huge_pages(out.mutable_data_ptr(), out.numel() * (dtype == ScalarType::Long ? 8 : size_of(dtype_of(out))));
+  return out;
+}
+
+inline const char* address(const Tensor& a, int64_t offset) {
+  return static_cast<const char*>(a.const_data_ptr()) + offset * size_of(dtype_of(a));
+}
+
+inline Matrix matrix(const Tensor& a, int64_t offset) {
+  int64_t n = a.dim();
+  return {address(a, offset), dtype_of(a), a.size(n - 2), a.size(n - 1), a.stride(n - 2), a.stride(n - 1)};
+}
+
+// A float32 or float64 number.
+inline double number(const Tensor& a, int64_t offset) {
+  const char* p = address(a, offset);
+  return dtype_of(a) == Dtype::float64 ? *reinterpret_cast<const double*>(p) : *reinterpret_cast<const float*>(p);
+}
+
+}  // namespace hyperbolic::cpu
