@@ -42,13 +42,14 @@ class Distances {
         dim_(p.x.cols),
         fixed(fixed_rows(dim_), dim_, true),
         passing(passing_rows(dim_), dim_, false),
-        tile_(passing.capacity * fixed.capacity) {
+        tile_(passing.capacity * ld()) {
     fixed.load(p.y, first, std::min(fixed_rows(dim_), p.y.rows - first), model(), p.c);
     fixed.pack();
   }
 
   Model model() const { return Model(p_.model); }
-  int64_t ld() const { return fixed.capacity; }
+  // Between rows of a tile; like the stride of a side no power of two.
+  int64_t ld() const { return fixed.capacity + lanes<T>; }
   int64_t step() const { return passing_rows(dim_); }
 
   void load(int64_t begin, int64_t end) {

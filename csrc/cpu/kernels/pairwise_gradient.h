@@ -80,7 +80,7 @@ class Weighted {
   // Adds what the tile, now free of NaN, and `weigh` have found.
   void add(const Side<P>& passing, int64_t fixed_count) {
     for (int64_t j = 0; j < fixed_count; j++) own_sum_.get()[j] += double(own_.get()[j]);
-    multiply(round_up(fixed_count, block_rows), stride_, passing.count, tile(), int64_t(1), ld_, passing.rows.get(),
+    multiply(round_up(fixed_count, block_rows), passing.width, passing.count, tile(), int64_t(1), ld_, passing.rows.get(),
              stride_, int64_t(block_columns<P>), partial_.get(), stride_, pending_ > 0);
     if (++pending_ == most_pending) flush(fixed_count);
   }

@@ -11,7 +11,7 @@ namespace hyperbolic::HYPERBOLIC_ISA {
 // Rows of one side in the precision of a product, with what an entry needs to know of each.
 template <class P>
 struct Side {
-  int64_t capacity, dim, stride;
+  int64_t capacity, dim, width, stride;
   Buffer<P> rows, panels, u, k, n;
   Buffer<double> radial;
   int64_t count = 0;
@@ -19,7 +19,9 @@ struct Side {
   Side(int64_t most, int64_t d, bool packed)
       : capacity(round_up(most, block_columns<P>)),
         dim(d),
-        stride(round_up(d, block_columns<P>)),
+        width(round_up(d, block_columns<P>)),
+        // Not a power of two: rows that lie so far apart would fall on one another in the cache.
+        stride(width + lanes<P>),
         rows(capacity * stride),
         panels(packed ? capacity * stride : 0),
         u(capacity),
