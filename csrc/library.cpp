@@ -4,4 +4,6 @@
 #include "cpu/kernels/table.h"
 
 // The instruction set in use, for hyperbolic.kernels(), which finds this function by name.
-extern "C" __attribute__((visibility("default"))) const char* hyperbolic_isa() { return hyperbolic::cpu::kernels().isa; }
+extern "C" __attribute__((visibility("default"))) const char* hyperbolic_isa() {
+  return hyperbolic::cpu::kernels().isa;
+}

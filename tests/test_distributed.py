@@ -62,6 +62,4 @@ def test_two_processes(tmp_path: Path, symmetric: bool) -> None:
         for got, p in zip(result[1:], alone.parameters(), strict=True):
             torch.testing.assert_close(got, p.grad)
     for rank in range(WORLD):
-        assert "rows of one shape, got [(3, 3), (4, 3)]" in (tmp_path / f"{rank}.error").read_text() or (
-            "rows of one shape, got [(3, 5), (4, 5)]" in (tmp_path / f"{rank}.error").read_text()
-        )
+        assert "rows of one shape, got [(3, 5), (4, 5)]" in (tmp_path / f"{rank}.error").read_text()

@@ -60,10 +60,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> logsumexp_backward(const Tensor& x, c
     const Softmax softmax{tau, own_is_x, value_of.data(), g_of.data()};
     // both derivatives by numbers come from one side
     double *to_c = own_is_x ? nullptr : &by_c, *to_temperature = own_is_x ? nullptr : &by_temperature;
-    return block_gradients(own, other.size(0), Batch(), to_c, to_temperature,
-                           [&](int64_t, int64_t first, int64_t begin, int64_t end, double* total, double* gc, double* gt) {
-                             kernels().pairwise.logsumexp_gradient(pairs, softmax, first, begin, end, total, gc, gt);
-                           });
+    auto at_block = [&](int64_t, int64_t first, int64_t begin, int64_t end, double* total, double* gc, double* gt) {
+      kernels().pairwise.logsumexp_gradient(pairs, softmax, first, begin, end, total, gc, gt);
+    };
+    return block_gradients(own, other.size(0), Batch(), to_c, to_temperature, at_block);
   };
   Tensor gx = side(x, y, true), gy = side(y, x, false);
   auto scalar = [](double a, const Tensor& like) {

@@ -17,8 +17,6 @@ constexpr int64_t least_work = 1 << 14, row_work = 64;
 // not depend on the number of threads.
 constexpr int64_t most_pieces = 256, least_piece = 64;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 Dtype promoted(Dtype a, Dtype b) {
   if (a == b) return a;
   return a == Dtype::float64 || b == Dtype::float64 ? Dtype::float64 : Dtype::float32;

@@ -8,10 +8,8 @@ namespace hyperbolic::cpu {
 // Fewer tasks than this are split along the rows that pass by, so that every thread has work. A constant, because
 // results must not depend on the number of threads.
 constexpr int64_t enough_tasks = 16;
-// Rows that pass by come in multiples of this; a multiple of every tile's.
+// Rows that pass by are split in multiples of this.
 constexpr int64_t least_rows = 1 << 9;
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline bool is_wide(const Tensor& x, const Tensor& y) {
   return x.scalar_type() == ScalarType::Double || y.scalar_type() == ScalarType::Double;

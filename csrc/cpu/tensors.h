@@ -3,9 +3,6 @@
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -33,6 +30,8 @@ inline Dtype dtype_of(const Tensor& a) {
       STD_TORCH_CHECK(false, "hyperbolic: tensors must be of float16, bfloat16, float32 or float64");
   }
 }
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int64_t size_of(Dtype dtype) {
   return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
@@ -92,18 +91,6 @@ class Batch {
 };
 
 // Contiguous. Straight through the shim, which costs a fraction of a trip through the dispatcher.
-// Memory that the allocator has from the system comes as pages of 4 KB, and to touch each for the first time takes
-// longer than to fill it. In pages of 2 MB a large result costs a fraction of that.
-inline void ask_for_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t page = 1 << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) & ~(page - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + uintptr_t(bytes)) & ~(page - 1);
-  // A refusal leaves the pages as they are.
-  if (bytes >= int64_t(4 * page) && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-}
-
 inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) {
   std::vector<int64_t> strides(shape.size());
   int64_t step = 1;
@@ -112,9 +99,7 @@ inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code,
                                                          aoti_torch_device_type_cpu(), -1, &handle));
-  Tensor out(handle);
-  ask_for_huge_pages(out.mutable_data_ptr(), out.numel() * (dtype == ScalarType::Long ? 8 : size_of(dtype_of(out))));
-  return out;
+  return Tensor(handle);
 }
 
 inline const char* address(const Tensor& a, int64_t offset) {

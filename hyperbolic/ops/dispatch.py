@@ -223,6 +223,7 @@ class Level:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
 @lru_cache(maxsize=64)
@@ -286,6 +287,7 @@ class Op:
         self.level = self.make_level(title.replace(".", "_"))
         # The first derivative exists from the start: a compiled program may come from a cache that names it.
         self.operator, self.backward = self.level.operator, self.level.derivative.operator
+        self._redispatch = self.operator._handle.redispatch_boxed
 
     def make_level(self, name: str) -> Level:
         formula = self.formula
@@ -305,11 +307,12 @@ class Op:
         ):
             plain = self._plain(args)
             if plain is not None:
-                if torch.is_grad_enabled() and any(a.requires_grad for a in plain):
-                    result = self.operator(*plain)
-                else:
-                    with torch._C._AutoDispatchBelowAutograd():
-                        result = self.operator(*plain)
+                if torch.is_grad_enabled():
+                    for a in plain:
+                        if a.requires_grad:
+                            result = self.operator(*plain)
+                            return result
+                result = self._redispatch(_CPU, *plain)
                 return result
         result = self.operator(*validation.arguments(self.title, self.names, self.ranks, args))
         return result

@@ -1,5 +1,5 @@
-// The kernels of one instruction set. Included by one file per set, which is compiled for that set. All of it lives in a
-// namespace of its own: what the files had in common, such as a function of the standard library that is not inlined,
+// The kernels of one instruction set. Included by one file per set, which is compiled for that set. All of it lives in
+// a namespace of its own: what the files had in common, such as a function of the standard library that is not inlined,
 // the linker would merge, and the baseline might run what needs AVX-512.
 #pragma once
 

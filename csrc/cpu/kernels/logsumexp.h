@@ -75,7 +75,8 @@ inline void logsumexp(const Pairs& p, double temperature, int64_t first, int64_t
 }
 
 // The gradient of sum_i g_i logsumexp_i at a block of one side, fixed here as `y`. In `s`: g and the values of
-// logsumexp, by rows of that side which is fixed if s.fixed, else of the one that passes by. by_temperature may be null.
+// logsumexp, by rows of that side which is fixed if s.fixed, else of the one that passes by. by_temperature may be
+// null.
 template <class T>
 inline void logsumexp_gradient(const Pairs& p, const Softmax& s, int64_t first, int64_t begin, int64_t end,
                                double* total, double* gc, double* by_temperature) {

@@ -80,8 +80,8 @@ class Weighted {
   // Adds what the tile, now free of NaN, and `weigh` have found.
   void add(const Side<P>& passing, int64_t fixed_count) {
     for (int64_t j = 0; j < fixed_count; j++) own_sum_.get()[j] += double(own_.get()[j]);
-    multiply(round_up(fixed_count, block_rows), passing.width, passing.count, tile(), int64_t(1), ld_, passing.rows.get(),
-             stride_, int64_t(block_columns<P>), partial_.get(), stride_, pending_ > 0);
+    multiply(round_up(fixed_count, block_rows), passing.width, passing.count, tile(), int64_t(1), ld_,
+             passing.rows.get(), stride_, int64_t(block_columns<P>), partial_.get(), stride_, pending_ > 0, long_chunk);
     if (++pending_ == most_pending) flush(fixed_count);
   }
 
@@ -91,14 +91,16 @@ class Weighted {
     for (int64_t j = 0; j < fixed.count; j++) {
       const double along = unit * fixed.radial.get()[j] * own_sum_.get()[j], across = unit * double(fixed.k.get()[j]);
       const double* sum = sum_.get() + j * stride_;
-      for (int64_t k = 0; k < fixed.dim; k++) {
-        double v = along * double(fixed.row(j)[k]) - across * sum[k];
-        emit(At<double>{j * fixed.dim + k}, total, v);
-      }
+      each(fixed.dim, [&](auto at) {
+        auto v = along * high(at(fixed.row(j))) - across * high(at(sum));
+        emit(at, WideSum{total.hi + j * fixed.dim, total.lo + j * fixed.dim}, v);
+      });
     }
   }
 
  private:
+  // Gradients may round a little more than distances.
+  static constexpr int64_t long_chunk = 192;
   // Tiles whose sums are added in P before they go to double.
   static constexpr int most_pending = 16;
 
@@ -186,7 +188,8 @@ inline void weighted_gradient(const Pairs& p, int64_t first, int64_t begin, int6
         for (int64_t i = 0; i < passing.count * ld; i++) wide_g->get()[i] = g.get()[i];
         products(wide_passing, wide_fixed, wide_sums->tile(), ld);
         tile_by_c = 0;
-        failed = wide_sums->weigh(wide_passing, wide_fixed, wide_g->get(), model, Tolerance<double>::for_float(dim), by);
+        const auto tolerance = Tolerance<double>::for_float(dim);
+        failed = wide_sums->weigh(wide_passing, wide_fixed, wide_g->get(), model, tolerance, by);
         exact_gradients(p, passing, fixed, wide_sums->tile(), ld, g.get(), failed, total, gc);
         wide_sums->add(wide_passing, fixed.count);
       }

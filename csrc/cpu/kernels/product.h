@@ -15,16 +15,16 @@ inline constexpr int block_rows = HYPERBOLIC_VECTOR_BYTES == 64 ? 8 : 4;
 template <class T>
 inline constexpr int block_columns = 2 * lanes<T>;
 
-// Terms that are added one after the other. Sums of such sums round far less than one long sum.
-inline constexpr int64_t chunk = 64;
+// Terms that are added one after the other, by default. Sums of such sums round far less than one long sum.
+inline constexpr int64_t short_chunk = 64;
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// c (+)= a b for one block. a(i, k) = a[i * row + k * column]; rows of b and c are ldb and ldc apart. A call of its own:
-// inlined, its pointers do not find registers.
+// c (+)= a b for one block. a(i, k) = a[i * row + k * column]; rows of b and c are ldb and ldc apart. A call of its
+// own: inlined, its pointers do not find registers.
 template <class T>
-__attribute__((noinline)) void multiply_block(int64_t terms, const T* a, int64_t row, int64_t column, const T* b, int64_t ldb, T* c,
-                           int64_t ldc, bool add) {
+__attribute__((noinline)) void multiply_block(int64_t terms, const T* a, int64_t row, int64_t column, const T* b,
+                                              int64_t ldb, T* c, int64_t ldc, bool add) {
   using V = Pack<T>;
   V sum[block_rows][2] = {};
   for (int64_t k = 0; k < terms; k++) {
@@ -49,7 +49,8 @@ __attribute__((noinline)) void multiply_block(int64_t terms, const T* a, int64_t
 // b[(j / block) * panel + k * ldb + j % block], so that b is a matrix (panel = block) or a row of packed panels.
 template <class T>
 inline void multiply(int64_t rows, int64_t columns, int64_t terms, const T* a, int64_t row, int64_t column,
-                     const T* b, int64_t ldb, int64_t panel, T* c, int64_t ldc, bool add) {
+                     const T* b, int64_t ldb, int64_t panel, T* c, int64_t ldc, bool add,
+                     int64_t chunk = short_chunk) {
   for (int64_t j = 0; j < columns; j += block_columns<T>, b += panel) {
     for (int64_t i = 0; i < rows; i += block_rows) {
       for (int64_t k = 0; k < terms; k += chunk) {

@@ -40,11 +40,11 @@ struct PairwiseKernels {
   int64_t (*block)(int64_t dim);
   // Distances of rows [begin, end) of x to the block of y that starts at `first`, into out[i * out_stride + j].
   void (*dist)(const Pairs&, int64_t first, int64_t begin, int64_t end, void* out, int64_t out_stride);
-  // Adds to total (block x dim high words, then as many low ones) the gradient at the block of y of sum g d over rows [begin, end) of x, with g of shape
-  // x.rows x y.rows, and to *gc, if given, that by c.
+  // Adds to total (block x dim high words, then as many low ones) the gradient at the block of y of sum g d over rows
+  // [begin, end) of x, with g of shape x.rows x y.rows, and to *gc, if given, that by c.
   void (*gradient)(const Pairs&, int64_t first, int64_t begin, int64_t end, const Matrix& g, double* total, double* gc);
-  // For each of the block of queries y the k rows among [begin, end) of the bank x with the highest depth_weight d0 - d,
-  // as a heap in out[j * k]; counts[j] of them.
+  // For each of the block of queries y the k rows among [begin, end) of the bank x with the highest
+  // depth_weight d0 - d, as a heap in out[j * k]; counts[j] of them.
   void (*nearest)(const Pairs&, double depth_weight, int64_t k, int64_t first, int64_t begin, int64_t end,
                   Candidate* out, int64_t* counts);
   // The scores again, with twice the digits of double inside.
@@ -94,7 +94,7 @@ struct Kernels {
   const char* isa;
   // Rounds numbers once.
   void (*round)(const double* values, int64_t count, Dtype dtype, void* out);
-  // Adds double-doubles, each part size high words and then as many low ones, into the first, rounded to its high words.
+  // Adds double-doubles, each part size high words and then as many low ones, into the first.
   void (*add)(double* parts, int64_t count, int64_t size);
   PairwiseKernels pairwise;
   const RowKernels* rows;

@@ -25,6 +25,15 @@ HYPERBOLIC_INLINE void emit(At<V> at, WideSum out, V v) {
   emit(at, out, DoubleDouble<V>(v));
 }
 
+template <class V>
+HYPERBOLIC_INLINE V high(V v) {
+  return v;
+}
+template <class V>
+HYPERBOLIC_INLINE V high(DoubleDouble<V> v) {
+  return v.hi;
+}
+
 inline void add_parts(double* parts, int64_t count, int64_t size) {
   for (int64_t part = 1; part < count; part++) {
     const double* p = parts + 2 * part * size;
