@@ -189,3 +189,12 @@ def test_checks_in_a_compiled_program() -> None:
     assert compiled(3 * X).isnan().any()
     with hyperbolic.checks(), pytest.raises(ValueError, match=r"poincare.dist0: x\[1\] is outside the ball"):
         compiled(3 * X)
+
+
+def test_checks_in_inference_mode() -> None:
+    """Where operators do not pass by autograd."""
+    with hyperbolic.checks(), torch.inference_mode():
+        for call in (lambda: lorentz.dist(X, NAN), lambda: pairwise.pairwise_dist(X, NAN)):
+            with pytest.raises(ValueError, match=r"y\[1\] is not finite"):
+                call()
+        assert lorentz.dist(X, X).shape == (2,)

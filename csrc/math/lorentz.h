@@ -121,11 +121,6 @@ HYPERBOLIC_CALL void dist_pull(const T* x, const T* y, int64_t dim, W c, W g, Ou
   gc = gc + g * d.d[5];
 }
 
-template <class W, class T>
-HYPERBOLIC_INLINE void dist_vjp(const T* x, const T* y, int64_t dim, W c, W g, double* gx, double* gy, W& gc) {
-  dist_pull(x, y, dim, c, g, Sum{gx}, Sum{gy}, gc);
-}
-
 struct Dist {
   static constexpr int vectors = 2, scalars = 1;
   static constexpr bool returns_vector = false;

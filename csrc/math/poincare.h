@@ -47,7 +47,7 @@ HYPERBOLIC_CALL W dist(const T* x, const T* y, int64_t dim, W c) {
   return dist_of(scale(p.length, 1.0 / p.down), p.xx, p.yy, c);
 }
 
-// The vector-Jacobian product for the cotangent g: gx and gy are rows or Sum, gc is added to.
+// The vector-Jacobian product for the cotangent g: gx and gy are where to, gc is added to.
 template <class W, class T, class Out>
 HYPERBOLIC_CALL void dist_pull(const T* x, const T* y, int64_t dim, W c, W g, Out gx, Out gy, W& gc) {
   using S = Dual<W, 4>;
@@ -65,11 +65,6 @@ HYPERBOLIC_CALL void dist_pull(const T* x, const T* y, int64_t dim, W c, W g, Ou
   if (wanted(gx)) combine(gx, x, y, scale(g * d.d[1], 2.0));
   if (wanted(gy)) combine(gy, y, x, scale(g * d.d[2], 2.0));
   gc = gc + g * d.d[3];
-}
-
-template <class W, class T>
-HYPERBOLIC_INLINE void dist_vjp(const T* x, const T* y, int64_t dim, W c, W g, double* gx, double* gy, W& gc) {
-  dist_pull(x, y, dim, c, g, Sum{gx}, Sum{gy}, gc);
 }
 
 struct Dist {

@@ -40,6 +40,29 @@ library = torch.library.Library("hyperbolic", "FRAGMENT")
 _making = threading.RLock()  # a level may ask for that of another
 
 
+def declare(name: str, schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """The operator ``hyperbolic::name``, which runs ``reference`` on devices that have no kernel for it."""
+    library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hyperbolic::{name}", fake, lib=library)
+    return getattr(torch.ops.hyperbolic, name).default
+
+
+def map_in_turn(name: str, operator: Any) -> None:
+    """The vmap rule of an operator without batch dimensions: one call after the other."""
+
+    def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+        each = [
+            operator(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(each[0], Tensor):
+            return torch.stack(each), 0
+        return tuple(map(torch.stack, zip(*each))), (0,) * len(each[0])
+
+    torch.library.register_vmap(f"hyperbolic::{name}", vmap, lib=library)
+
+
 @dataclass(frozen=True)
 class Core:
     """The trailing dimensions of one argument: () for a scalar, ("D",) for a vector, ("N", "D") for a matrix.
@@ -74,10 +97,7 @@ class Level:
         self._derivative: Level | None = None
         arguments = ", ".join(f"Tensor a{i}" for i in range(len(cores)))
         returns = "Tensor" if arity is None else f"({', '.join(['Tensor'] * arity)})"
-        library.define(f"{name}({arguments}) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
-        library.impl(name, self.evaluate, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"hyperbolic::{name}", self.fake, lib=library)
-        self.operator = getattr(torch.ops.hyperbolic, name).default
+        self.operator = declare(name, f"({arguments}) -> {returns}", self.evaluate, self.fake)
         self._register_autograd()
 
     @property
@@ -188,8 +208,8 @@ class Level:
         Autograd.__name__ = Autograd.__qualname__ = self.name
 
         def kernel(*args: Tensor) -> Any:
-            if level.arity is None and validation.checking() and not any(map(_abstract, args)):
-                validation.values(level.op.title, level.op.names, level.op.ranks, level.op.inside, args)
+            if level.arity is None and validation.checking():
+                level.op.check_values(args)
             with enable_single_level_autograd_function():
                 return Autograd.apply(*args)  # type: ignore[attr-defined]
 
@@ -314,8 +334,16 @@ class Op:
                             return result
                 result = self._redispatch(_CPU, *plain)
                 return result
-        result = self.operator(*validation.arguments(self.title, self.names, self.ranks, args))
+        tensors = validation.arguments(self.title, self.names, self.ranks, args)
+        # Elsewhere the autograd kernel checks values, which inference mode goes past.
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and validation.checking():
+            self.check_values(tensors)
+        result = self.operator(*tensors)
         return result
+
+    def check_values(self, tensors: Sequence[Tensor]) -> None:
+        if not any(map(_abstract, tensors)):
+            validation.values(self.title, self.names, self.ranks, self.inside, tensors)
 
     def _plain(self, args: Sequence[Scalar]) -> list[Tensor] | None:
         """``args`` if they need no further checks: vectors of one shape and type and numbers, on the CPU."""

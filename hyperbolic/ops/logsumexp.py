@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
-from hyperbolic.ops.dispatch import library
+from hyperbolic.ops.dispatch import declare, library, map_in_turn
 from hyperbolic.ops.pairs import PairsOp
 
 
@@ -24,13 +24,15 @@ class LogSumExp:
         self.dist = pairwise_dist
         name = f"{model}_logsumexp"
         arguments = "Tensor x, Tensor y, Tensor c, Tensor temperature"
-        self.operator = self._define(name, f"({arguments}) -> Tensor", self.evaluate, self.fake)
-        self.backward = self._define(
+        self.operator = declare(name, f"({arguments}) -> Tensor", self.evaluate, self.fake)
+        self.backward = declare(
             name + "_backward",
             f"({arguments}, Tensor value, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
             self.evaluate_backward,
             self.fake_backward,
         )
+        map_in_turn(name, self.operator)
+        map_in_turn(name + "_backward", self.backward)
         owner = self
 
         class Autograd(_SingleLevelFunction):
@@ -64,24 +66,6 @@ class LogSumExp:
 
         library.impl(name, forward_kernel, "Autograd")
         library.impl(name + "_backward", backward_kernel, "Autograd")
-
-    def _define(self, name: str, schema: str, evaluate: Any, fake: Any) -> Any:
-        library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        library.impl(name, evaluate, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"hyperbolic::{name}", fake, lib=library)
-        operator = getattr(torch.ops.hyperbolic, name).default
-
-        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
-            each = [
-                operator(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims)))
-                for i in range(info.batch_size)
-            ]
-            if isinstance(each[0], Tensor):
-                return torch.stack(each), 0
-            return tuple(map(torch.stack, zip(*each))), (0,) * len(each[0])
-
-        torch.library.register_vmap(f"hyperbolic::{name}", vmap, lib=library)
-        return operator
 
     @staticmethod
     def _dtype(x: Tensor, y: Tensor) -> torch.dtype:

@@ -1,13 +1,11 @@
-"""The indices of the nearest rows of a bank: schema, reference, fake and vmap. They have no derivative."""
+"""The indices of the nearest rows of a bank: schema, reference and fake. They have no derivative."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hyperbolic.ops.dispatch import Op, library
+from hyperbolic.ops.dispatch import Op, declare, map_in_turn
 
 # Entries of the distance matrix in flight at a time.
 _BLOCK = 1 << 20
@@ -19,14 +17,9 @@ class Nearest:
     def __init__(self, model: str, dist: Op):
         self.dist = dist
         name = f"{model}_nearest"
-        library.define(
-            f"{name}(Tensor query, Tensor bank, Tensor c, int k, float depth_weight) -> Tensor",
-            tags=(torch.Tag.pt2_compliant_tag,),
-        )
-        library.impl(name, self.evaluate, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"hyperbolic::{name}", self.fake, lib=library)
-        torch.library.register_vmap(f"hyperbolic::{name}", self.vmap, lib=library)
-        self.operator = getattr(torch.ops.hyperbolic, name).default
+        schema = "(Tensor query, Tensor bank, Tensor c, int k, float depth_weight) -> Tensor"
+        self.operator = declare(name, schema, self.evaluate, self.fake)
+        map_in_turn(name, self.operator)
 
     def fake(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:
         return query.new_empty((query.shape[0], k), dtype=torch.int64)
@@ -49,10 +42,3 @@ class Nearest:
             order = best.sort(dim=-1, descending=True, stable=True).indices[:, :k]
             best, index = best.gather(-1, order), index.gather(-1, order)
         return index
-
-    def vmap(self, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        each = [
-            self.operator(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims)))
-            for i in range(info.batch_size)
-        ]
-        return torch.stack(each), 0

@@ -125,9 +125,6 @@ struct At {
   }
   HYPERBOLIC_INLINE void put(double* p, DoubleDouble<V> v) const { store(p + k, v.hi); }
   HYPERBOLIC_INLINE void put(double* p, V v) const { store(p + k, v); }
-  // Into an accumulator in double, whatever the data.
-  HYPERBOLIC_INLINE void add(double* p, V v) const { store(p + k, load<V>(p + k) + v); }
-  HYPERBOLIC_INLINE void add(double* p, DoubleDouble<V> v) const { store(p + k, load<V>(p + k) + v.hi); }
 };
 
 template <class F>
@@ -227,22 +224,14 @@ HYPERBOLIC_INLINE double largest(int64_t dim, F f) {
   return top;
 }
 
-// Where a formula puts a vector: a row of a tensor, or, added, an accumulator.
-struct Sum {
-  double* to;
-};
+// Where a formula puts a vector: a row of a tensor. Other headers have sums to add to.
 template <class T>
 HYPERBOLIC_INLINE bool wanted(T* out) {
   return out != nullptr;
 }
-HYPERBOLIC_INLINE bool wanted(Sum out) { return out.to != nullptr; }
 template <class A, class T, class V>
 HYPERBOLIC_INLINE void emit(A at, T* out, V v) {
   at.put(out, v);
-}
-template <class A, class V>
-HYPERBOLIC_INLINE void emit(A at, Sum out, V v) {
-  at.add(out.to, v);
 }
 
 }  // namespace hyperbolic::HYPERBOLIC_ISA

@@ -37,11 +37,7 @@ struct Side {
     count = number;
     for (int64_t i = 0; i < count; i++) {
       copy_row(a, first + i, 0, dim, row(i));
-      auto [square] = sums<1, WideFor<P>>(dim, [&](auto at, auto* t) {
-        auto x = at(row(i));
-        t[0] = x * x;
-      });
-      set(i, row_invariants<WideFor<P>>(model, square, c));
+      describe(i, row(i), model, c);
     }
     pad();
   }
@@ -50,12 +46,8 @@ struct Side {
   void widen(const Side<Q>& a, Model model, double c) {
     count = a.count;
     for (int64_t i = 0; i < count; i++) {
-      auto [square] = sums<1, WideFor<Q>>(dim, [&](auto at, auto* t) {
-        auto x = at(a.row(i));
-        t[0] = x * x;
-      });
       for (int64_t j = 0; j < dim; j++) row(i)[j] = a.row(i)[j];
-      set(i, row_invariants<WideFor<Q>>(model, square, c));
+      describe(i, a.row(i), model, c);
     }
     pad();
   }
@@ -70,7 +62,14 @@ struct Side {
   int64_t columns() const { return round_up(count, block_columns<P>); }
 
  private:
-  void set(int64_t i, RowInvariants a) {
+  // What entries need to know of row i, from its coordinates in the type that they were given in.
+  template <class Q>
+  void describe(int64_t i, const Q* given, Model model, double c) {
+    auto [square] = sums<1, WideFor<Q>>(dim, [&](auto at, auto* t) {
+      auto x = at(given);
+      t[0] = x * x;
+    });
+    const RowInvariants a = row_invariants<WideFor<Q>>(model, square, c);
     u.get()[i] = P(a.u);
     k.get()[i] = P(a.k);
     n.get()[i] = P(a.n);
