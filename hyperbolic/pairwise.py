@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hyperbolic import validation
 from hyperbolic.distributed import gather
-from hyperbolic.ops.dispatch import Op, Scalar
-from hyperbolic.ops.logsumexp import LogSumExp
+from hyperbolic.ops.contrast import Contrast
+from hyperbolic.ops.dispatch import Op, Scalar, is_abstract
 from hyperbolic.ops.nearest import Nearest
 from hyperbolic.ops.pairs import PairsOp
 from hyperbolic.reference import lorentz_distance, poincare
@@ -30,7 +30,7 @@ DIST = {
 PAIRWISE_DIST = {model: PairsOp(f"{model}.pairwise_dist", op) for model, op in DIST.items()}
 
 _NEAREST = {model: Nearest(model, op) for model, op in DIST.items()}
-_LOGSUMEXP = {model: LogSumExp(model, op) for model, op in PAIRWISE_DIST.items()}
+_CONTRAST = {model: Contrast(model, op) for model, op in PAIRWISE_DIST.items()}
 
 
 def pairwise_dist(x: Tensor, y: Tensor, model: str = "lorentz", c: Scalar = 1.0) -> Tensor:
@@ -139,13 +139,15 @@ def contrastive_loss(
         raise ValueError(
             f"pairwise.contrastive_loss: labels must be int64 of shape ({n},), got {labels.dtype} {tuple(labels.shape)}"
         )
-    positive = DIST[model].operator(x, y if labels is None else y.index_select(0, labels), c)
-    partition = _LOGSUMEXP[model].operator
-    everyone = y if group is None else gather(y, group)
-    total = partition(x, everyone, c, temperature)
+    if labels is None:
+        labels = torch.arange(n, device=x.device)
+    elif not torch.compiler.is_compiling() and not is_abstract(labels) and bool(((labels < 0) | (labels >= m)).any()):
+        raise IndexError(f"pairwise.contrastive_loss: labels must be from 0 to {m - 1}, rows of y")
+    contrast = _CONTRAST[model].operator
+    total, positive = contrast(x, y if group is None else gather(y, group), labels, c, temperature)
     if symmetric:
-        everyone = x if group is None else gather(x, group)
-        total = (total + partition(y, everyone, c, temperature)) / 2
+        other, _ = contrast(y, x if group is None else gather(x, group), labels, c, temperature)
+        total = (total + other) / 2
     loss: Tensor = (total + positive / temperature.to(positive.dtype)).mean()
     return loss
 

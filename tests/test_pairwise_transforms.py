@@ -100,17 +100,18 @@ def test_export(name: str) -> None:
 @MODELS
 def test_opcheck(model: str) -> None:
     x, y, c, t = (a.requires_grad_() for a in arguments())
-    ops = torch.ops.hyperbolic
+    ops, labels = torch.ops.hyperbolic, torch.tensor([1, 0, 3, 3])
     detached = [a.detach() for a in (x, y, c, t)]
     torch.library.opcheck(getattr(ops, f"{model}_pairwise_dist").default, (x, y, c))
     torch.library.opcheck(
         getattr(ops, f"{model}_pairwise_dist_backward").default, (*detached[:3], torch.ones(4, 5).double())
     )
     torch.library.opcheck(getattr(ops, f"{model}_nearest").default, (*detached[:3], 2, 0.3))
-    torch.library.opcheck(getattr(ops, f"{model}_logsumexp").default, (x, y, c, t))
-    value = getattr(ops, f"{model}_logsumexp").default(*detached)
-    backward = getattr(ops, f"{model}_logsumexp_backward").default
-    torch.library.opcheck(backward, (*detached, value, torch.ones(4).double()))
+    torch.library.opcheck(getattr(ops, f"{model}_contrast").default, (x, y, labels, c, t))
+    rest = (labels, *detached[2:])
+    partition, positive = getattr(ops, f"{model}_contrast").default(*detached[:2], *rest)
+    backward = getattr(ops, f"{model}_contrast_backward").default
+    torch.library.opcheck(backward, (*detached[:2], *rest, partition, positive, positive))
 
 
 def test_autocast() -> None:

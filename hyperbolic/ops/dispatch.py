@@ -252,7 +252,7 @@ def _constant(value: float) -> Tensor:
         return torch.full((), value, dtype=torch.float64, device="cpu")
 
 
-def _abstract(a: Tensor) -> bool:
+def is_abstract(a: Tensor) -> bool:
     """Whether ``a`` stands for other tensors, in a trace or under torch.func, that come here in their turn."""
     return type(a) not in _PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(a)
 
@@ -342,7 +342,7 @@ class Op:
         return result
 
     def check_values(self, tensors: Sequence[Tensor]) -> None:
-        if not any(map(_abstract, tensors)):
+        if not any(map(is_abstract, tensors)):
             validation.values(self.title, self.names, self.ranks, self.inside, tensors)
 
     def _plain(self, args: Sequence[Scalar]) -> list[Tensor] | None:

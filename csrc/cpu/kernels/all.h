@@ -3,7 +3,7 @@
 // the linker would merge, and the baseline might run what needs AVX-512.
 #pragma once
 
-#include "logsumexp.h"
+#include "contrast.h"
 #include "nearest.h"
 #include "rows.h"
 
@@ -33,14 +33,15 @@ const cpu::Kernels kernels = {
                  : nearest<float>(p, depth_weight, k, first, begin, end, out, counts);
         },
         &rescore,
-        [](const Pairs& p, double temperature, int64_t first, int64_t begin, int64_t end, double* peak, double* sum) {
-          p.wide ? logsumexp<double>(p, temperature, first, begin, end, peak, sum)
-                 : logsumexp<float>(p, temperature, first, begin, end, peak, sum);
+        [](const Pairs& p, double temperature, const int64_t* labels, int64_t first, int64_t begin, int64_t end,
+           double* peak, double* sum, double* positive) {
+          p.wide ? contrast<double>(p, temperature, labels, first, begin, end, peak, sum, positive)
+                 : contrast<float>(p, temperature, labels, first, begin, end, peak, sum, positive);
         },
         [](const Pairs& p, const Softmax& s, int64_t first, int64_t begin, int64_t end, double* total, double* gc,
            double* by_temperature) {
-          p.wide ? logsumexp_gradient<double>(p, s, first, begin, end, total, gc, by_temperature)
-                 : logsumexp_gradient<float>(p, s, first, begin, end, total, gc, by_temperature);
+          p.wide ? contrast_gradient<double>(p, s, first, begin, end, total, gc, by_temperature)
+                 : contrast_gradient<float>(p, s, first, begin, end, total, gc, by_temperature);
         },
     },
     &row_kernels,

@@ -27,12 +27,14 @@ struct Candidate {
   int64_t index;
 };
 
-// The sums of exp(-d/temperature) over all pairs of a row: their logarithms and the cotangents of these, by rows of y,
-// the fixed side, or of x, the passing one.
+// The sums of exp(-d/temperature) over all pairs of a row and the distance to one of the others, the positive: the
+// logarithms, which of the other side's rows is the positive, and the cotangents of both results. By rows of y, the
+// fixed side, if `fixed`, else of x, the passing one.
 struct Softmax {
   double temperature;
   bool fixed;
-  const double *value, *g;
+  const int64_t* labels;
+  const double *partition, *g, *positive_g;
 };
 
 struct PairwiseKernels {
@@ -49,12 +51,14 @@ struct PairwiseKernels {
                   Candidate* out, int64_t* counts);
   // The scores again, with twice the digits of double inside.
   void (*rescore)(const Pairs&, double depth_weight, int64_t query, Candidate* list, int64_t count);
-  // For each of the block of y: sum over rows [begin, end) of x of exp(-d/temperature), as sum[j] exp(peak[j]).
-  void (*logsumexp)(const Pairs&, double temperature, int64_t first, int64_t begin, int64_t end, double* peak,
-                    double* sum);
-  // As `gradient`, of sum g_i logsumexp_i; the derivative by the temperature too if wanted.
-  void (*logsumexp_gradient)(const Pairs&, const Softmax&, int64_t first, int64_t begin, int64_t end, double* total,
-                             double* gc, double* by_temperature);
+  // For each of the block of y: sum over rows [begin, end) of x of exp(-d/temperature), as sum[j] exp(peak[j]), and
+  // in positive[j], if it is among these rows, the distance to row labels[first + j].
+  void (*contrast)(const Pairs&, double temperature, const int64_t* labels, int64_t first, int64_t begin, int64_t end,
+                   double* peak, double* sum, double* positive);
+  // As `gradient`, of the results of `contrast` weighed by their cotangents; the derivative of the sums by the
+  // temperature too if wanted.
+  void (*contrast_gradient)(const Pairs&, const Softmax&, int64_t first, int64_t begin, int64_t end, double* total,
+                            double* gc, double* by_temperature);
 };
 
 // The arguments of operators on rows: vectors, then scalars, then the cotangent of the result.

@@ -1,5 +1,5 @@
-// log sum_j exp(-d(x_i, y_j)/temperature) for every i, and its gradients, without the matrix of distances: the tiles
-// are reduced as they are made, and made again in the backward.
+// log sum_j exp(-d(x_i, y_j)/temperature) for every i, the distance to i's positive, and their gradients, without the
+// matrix of distances: the tiles are reduced as they are made, and made again in the backward.
 #pragma once
 
 #include "pairwise_gradient.h"
@@ -34,10 +34,10 @@ HYPERBOLIC_INLINE V exp_negative(V a) {
 }
 
 // For each of the block of y the logarithm of the sum over the rows [begin, end) of x that pass by, as the largest
-// exponent and the sum relative to it.
+// exponent and the sum relative to it, and the distance to that row which is its positive, if it passes.
 template <class T>
-inline void logsumexp(const Pairs& p, double temperature, int64_t first, int64_t begin, int64_t end, double* peak,
-                      double* sum) {
+inline void contrast(const Pairs& p, double temperature, const int64_t* labels, int64_t first, int64_t begin,
+                     int64_t end, double* peak, double* sum, double* positive) {
   using V = Pack<T>;
   Distances<T> tiles(p, first);
   const int64_t ld = tiles.ld(), columns = tiles.fixed.count;
@@ -70,19 +70,20 @@ inline void logsumexp(const Pairs& p, double temperature, int64_t first, int64_t
       } else {
         sum[j] += s * std::exp(top - peak[j]);
       }
+      const int64_t i = labels[first + j] - begin;
+      if (i >= 0 && i < rows) positive[j] = double(d[i * ld + j]) / std::sqrt(p.c);
     }
   }
 }
 
-// The gradient of sum_i g_i logsumexp_i at a block of one side, fixed here as `y`. In `s`: g and the values of
-// logsumexp, by rows of that side which is fixed if s.fixed, else of the one that passes by. by_temperature may be
-// null.
+// The gradient of sum_i g_i partition_i + h_i positive_i at a block of one side, fixed here as `y`. by_temperature may
+// be null.
 template <class T>
-inline void logsumexp_gradient(const Pairs& p, const Softmax& s, int64_t first, int64_t begin, int64_t end,
-                               double* total, double* gc, double* by_temperature) {
+inline void contrast_gradient(const Pairs& p, const Softmax& s, int64_t first, int64_t begin, int64_t end,
+                              double* total, double* gc, double* by_temperature) {
   using V = Pack<T>;
   const T factor = T(1 / (std::sqrt(p.c) * s.temperature));
-  Buffer<T> columns_value(s.fixed ? fixed_rows(p.x.cols) : 0), columns_g(s.fixed ? fixed_rows(p.x.cols) : 0);
+  Buffer<T> columns_partition(s.fixed ? fixed_rows(p.x.cols) : 0), columns_g(s.fixed ? fixed_rows(p.x.cols) : 0);
   auto weights = [&](Distances<T>& tiles, int64_t row, const T* products, T* g) {
     const int64_t ld = tiles.ld(), count = tiles.fixed.count;
     const T* d = tiles.of(products);
@@ -90,16 +91,16 @@ inline void logsumexp_gradient(const Pairs& p, const Softmax& s, int64_t first, 
     for (int64_t i = 0; i < tiles.passing.count; i++) {
       V along{};
       for (int64_t j = 0; j < ld; j += lanes<T>) {
-        V value, outer;
+        V partition, outer;
         if (s.fixed) {
-          value = load<V>(columns_value.get() + j);
+          partition = load<V>(columns_partition.get() + j);
           outer = load<V>(columns_g.get() + j);
         } else {
-          value = broadcast<V>(T(s.value[row + i]));
+          partition = broadcast<V>(T(s.partition[row + i]));
           outer = broadcast<V>(T(-s.g[row + i] / s.temperature));
         }
         V distance = load<V>(d + i * ld + j);
-        V exponent = -distance * factor - value;
+        V exponent = -distance * factor - partition;
         // at most 0 but for rounding
         V w = outer * exp_negative(exponent > 0 ? V{} : exponent);
         store(g + i * ld + j, w);
@@ -112,12 +113,18 @@ inline void logsumexp_gradient(const Pairs& p, const Softmax& s, int64_t first, 
       moved += double(horizontal_sum(along));
       for (int64_t j = count; j < ld; j++) g[i * ld + j] = 0;
     }
+    const int64_t rows = tiles.passing.count;
+    for (int64_t own = 0; own < (s.fixed ? count : rows); own++) {
+      const int64_t at = s.labels[own + (s.fixed ? first : row)] - (s.fixed ? row : first);
+      if (at < 0 || at >= (s.fixed ? rows : count)) continue;
+      g[s.fixed ? at * ld + own : own * ld + at] += T(s.positive_g[own + (s.fixed ? first : row)]);
+    }
     if (by_temperature) *by_temperature -= moved / (std::sqrt(p.c) * s.temperature);
   };
   if (s.fixed) {
     const int64_t count = std::min(fixed_rows(p.x.cols), p.y.rows - first);
     for (int64_t j = 0; j < fixed_rows(p.x.cols); j++) {
-      columns_value.get()[j] = j < count ? T(s.value[first + j]) : T(0);
+      columns_partition.get()[j] = j < count ? T(s.partition[first + j]) : T(0);
       columns_g.get()[j] = j < count ? T(-s.g[first + j] / s.temperature) : T(0);
     }
   }

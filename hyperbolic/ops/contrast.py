@@ -1,4 +1,4 @@
-"""``log sum_j exp(-d(x_i, y_j)/temperature)``: what the contrastive loss streams over, with its own backward."""
+"""What the contrastive loss streams over: ``log sum_j exp(-d(x_i, y_j)/temperature)`` and the distances of positives."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from hyperbolic.ops.dispatch import declare, library, map_in_turn
 from hyperbolic.ops.pairs import PairsOp
 
 
-class LogSumExp:
-    """``(x, y, c, temperature)``, matrices and numbers, to (N,).
+class Contrast:
+    """``(x, y, labels, c, temperature)``, matrices, positive rows of y and numbers, to two results (N,).
+
+    They are ``log sum_j exp(-d(x_i, y_j)/temperature)``, the partition, and ``d(x_i, y_labels_i)``. One operator for
+    both, so that there is one gradient to hold.
 
     The operator and its backward never hold the N x M matrix. Derivatives of the backward and forward derivatives
     are those of the composition with ``pairwise_dist``, which does.
@@ -22,12 +25,12 @@ class LogSumExp:
 
     def __init__(self, model: str, pairwise_dist: PairsOp):
         self.dist = pairwise_dist
-        name = f"{model}_logsumexp"
-        arguments = "Tensor x, Tensor y, Tensor c, Tensor temperature"
-        self.operator = declare(name, f"({arguments}) -> Tensor", self.evaluate, self.fake)
+        name = f"{model}_contrast"
+        arguments = "Tensor x, Tensor y, Tensor labels, Tensor c, Tensor temperature"
+        self.operator = declare(name, f"({arguments}) -> (Tensor, Tensor)", self.evaluate, self.fake)
         self.backward = declare(
             name + "_backward",
-            f"({arguments}, Tensor value, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
+            f"({arguments}, Tensor partition, Tensor g, Tensor h) -> (Tensor, Tensor, Tensor, Tensor)",
             self.evaluate_backward,
             self.fake_backward,
         )
@@ -43,16 +46,17 @@ class LogSumExp:
 
             @staticmethod
             def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
-                ctx.save_for_backward(*inputs, output)
+                ctx.save_for_backward(*inputs, output[0])
                 ctx.save_for_forward(*inputs)
 
             @staticmethod
             def backward(ctx: Any, *cotangents: Tensor) -> Any:
-                return owner.backward(*ctx.saved_tensors, *cotangents)
+                gx, gy, gc, by_temperature = owner.backward(*ctx.saved_tensors, *cotangents)
+                return gx, gy, None, gc, by_temperature
 
             @staticmethod
             def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-                return owner.jvp(ctx.saved_tensors[:4], tangents)
+                return owner.jvp(ctx.saved_tensors[:5], tangents)
 
         def forward_kernel(*args: Tensor) -> Any:
             with enable_single_level_autograd_function():
@@ -71,16 +75,18 @@ class LogSumExp:
     def _dtype(x: Tensor, y: Tensor) -> torch.dtype:
         return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
 
-    def fake(self, x: Tensor, y: Tensor, c: Tensor, temperature: Tensor) -> Tensor:
-        return x.new_empty(x.shape[:1], dtype=self._dtype(x, y))
+    def fake(self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = self._dtype(x, y)
+        return x.new_empty(x.shape[:1], dtype=dtype), x.new_empty(x.shape[:1], dtype=dtype)
 
-    def fake_backward(self, *args: Tensor) -> tuple[Tensor, ...]:
-        return tuple(a.new_empty(a.shape) for a in args[:4])
+    def fake_backward(
+        self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(a.new_empty(a.shape) for a in (x, y, c, temperature))
 
-    def evaluate(self, x: Tensor, y: Tensor, c: Tensor, temperature: Tensor) -> Tensor:
+    def evaluate(self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         d = self.dist.level.evaluate(x, y, c)
-        value: Tensor = (-d / temperature.to(d.dtype)).logsumexp(-1)
-        return value
+        return (-d / temperature.to(d.dtype)).logsumexp(-1), _at(d, labels)
 
     def evaluate_backward(self, *args: Tensor) -> tuple[Tensor, ...]:
         return self._pull(self.dist.level.evaluate, self.dist.level.derivative.evaluate, *args)
@@ -91,20 +97,34 @@ class LogSumExp:
 
     @staticmethod
     def _pull(
-        dist: Any, backward: Any, x: Tensor, y: Tensor, c: Tensor, temperature: Tensor, value: Tensor, g: Tensor
+        dist: Any,
+        backward: Any,
+        x: Tensor,
+        y: Tensor,
+        labels: Tensor,
+        c: Tensor,
+        temperature: Tensor,
+        partition: Tensor,
+        g: Tensor,
+        h: Tensor,
     ) -> tuple[Tensor, ...]:
         d = dist(x, y, c)
         t = temperature.to(d.dtype)
         weights = -g[:, None] * (-d / t).softmax(-1) / t
         by_temperature = -(weights * d).sum().to(torch.float64) / temperature.to(torch.float64)
+        weights = weights.scatter_add(-1, labels[:, None], h[:, None])
         return *backward(x, y, c, weights), by_temperature.to(temperature.dtype)
 
-    def jvp(self, args: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]) -> Tensor:
-        x, y, c, temperature = args
+    def jvp(self, args: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+        x, y, labels, c, temperature = args
         d = self.dist.operator(x, y, c)
         t = temperature.to(d.dtype)
-        moved = -self.dist.level.jvp((x, y, c), tangents[:3]) / t
-        if tangents[3] is not None:
-            moved = moved + d * tangents[3].to(d.dtype) / (t * t)
-        out: Tensor = ((-d / t).softmax(-1) * moved).sum(-1)
-        return out
+        moved = self.dist.level.jvp((x, y, c), (tangents[0], tangents[1], tangents[3]))
+        exponent = -moved / t
+        if tangents[4] is not None:
+            exponent = exponent + d * tangents[4].to(d.dtype) / (t * t)
+        return ((-d / t).softmax(-1) * exponent).sum(-1), _at(moved, labels)
+
+
+def _at(d: Tensor, labels: Tensor) -> Tensor:
+    return d.gather(-1, labels[:, None])[:, 0]
