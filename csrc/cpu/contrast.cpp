@@ -25,7 +25,7 @@ const int64_t* rows_of(const Tensor& labels, int64_t rows) {
 template <int model>
 std::tuple<Tensor, Tensor> contrast(const Tensor& x, const Tensor& y, const Tensor& labels_given, const Tensor& c,
                                     const Tensor& temperature) {
-  const Pairs pairs{model, is_wide(x, y), number(widened(c), 0), matrix(y, 0), matrix(x, 0)};
+  Pairs pairs{model, is_wide(x, y), number(widened(c), 0), matrix(y, 0), matrix(x, 0)};
   const double tau = number(widened(temperature), 0);
   const int64_t rows = x.size(0);
   const ScalarType dtype = pairs.wide ? ScalarType::Double : ScalarType::Float;
@@ -36,6 +36,8 @@ std::tuple<Tensor, Tensor> contrast(const Tensor& x, const Tensor& y, const Tens
   const PairwiseKernels& kernel = kernels().pairwise;
   const int64_t block = kernel.block(pairs.x.cols), blocks = divide_up(rows, block);
   const Pieces pieces(y.size(0), blocks);
+  const std::vector<double> passing = described(pairs);
+  pairs.x_rows = passing.data();
   std::vector<double> peak(rows * pieces.count, -std::numeric_limits<double>::infinity()), sum(rows * pieces.count);
   std::vector<double> result(rows), to_positive(rows);
   torch::stable::parallel_for(0, blocks * pieces.count, 1, [&](int64_t task, int64_t last) {
@@ -76,7 +78,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> contrast_backward(const Tensor& x, co
   const int64_t* rows = rows_of(contiguous, y.size(0));
   double by_c = 0, by_temperature = 0;
   auto side = [&](const Tensor& own, const Tensor& other, bool own_is_x) {
-    const Pairs pairs{model, wide, curvature, matrix(other, 0), matrix(own, 0)};
+    Pairs pairs{model, wide, curvature, matrix(other, 0), matrix(own, 0)};
+    const std::vector<double> passing = described(pairs);
+    pairs.x_rows = passing.data();
     const Softmax softmax{tau, own_is_x, rows, partition_of.data(), g_of.data(), h_of.data()};
     // both derivatives by numbers come from one side
     double *to_c = own_is_x ? nullptr : &by_c, *to_temperature = own_is_x ? nullptr : &by_temperature;

@@ -7,6 +7,25 @@ namespace hyperbolic::cpu {
 
 namespace {
 
+// The pairs of every element of a batch, whose x is described where it passes more than one block by.
+class AllPairs {
+ public:
+  template <class F>
+  AllPairs(int64_t batches, int64_t blocks, const F& pairs) {
+    for (int64_t b = 0; b < batches; b++) {
+      pairs_.push_back(pairs(b));
+      if (blocks < 2) continue;
+      rows_.push_back(described(pairs_[b]));
+      pairs_[b].x_rows = rows_[b].data();
+    }
+  }
+  const Pairs& operator[](int64_t b) const { return pairs_[b]; }
+
+ private:
+  std::vector<Pairs> pairs_;
+  std::vector<std::vector<double>> rows_;
+};
+
 template <int model>
 Tensor pairwise_dist(const Tensor& x, const Tensor& y, const Tensor& c_given) {
   Tensor c = widened(c_given);
@@ -21,17 +40,17 @@ Tensor pairwise_dist(const Tensor& x, const Tensor& y, const Tensor& c_given) {
   Tensor out = empty(shape, wide ? ScalarType::Double : ScalarType::Float);
   if (out.numel() == 0) return out;
   char* memory = static_cast<char*>(out.mutable_data_ptr());
-  auto pairs = [&](int64_t b) {
-    return Pairs{model, wide, number(c, batch.offset(c, 0, b)), matrix(x, batch.offset(x, 2, b)),
-                 matrix(y, batch.offset(y, 2, b))};
-  };
   const PairwiseKernels& kernel = kernels().pairwise;
   const int64_t block = kernel.block(x.size(x.dim() - 1)), blocks = divide_up(m, block), batches = batch.count();
+  const AllPairs pairs(batches, blocks, [&](int64_t b) {
+    return Pairs{model, wide, number(c, batch.offset(c, 0, b)), matrix(x, batch.offset(x, 2, b)),
+                 matrix(y, batch.offset(y, 2, b))};
+  });
   const Pieces pieces(n, batches * blocks);
   torch::stable::parallel_for(0, batches * blocks * pieces.count, 1, [&](int64_t task, int64_t last) {
     for (; task < last; task++) {
       int64_t piece = task % pieces.count, tile = task / pieces.count, b = tile / blocks;
-      kernel.dist(pairs(b), tile % blocks * block, pieces.begin(piece), pieces.end(piece),
+      kernel.dist(pairs[b], tile % blocks * block, pieces.begin(piece), pieces.end(piece),
                   memory + b * n * m * (wide ? 8 : 4), m);
     }
   });
@@ -43,14 +62,15 @@ Matrix transposed(const Matrix& a) { return {a.data, a.dtype, a.cols, a.rows, a.
 template <int model>
 Tensor gradient(const Tensor& own, const Tensor& other, const Tensor& c, const Tensor& g, bool own_is_x,
                 const Batch& batch, double* by_c) {
-  auto pairs = [&](int64_t b) {
+  const PairwiseKernels& kernel = kernels().pairwise;
+  const int64_t blocks = divide_up(own.size(own.dim() - 2), kernel.block(own.size(own.dim() - 1)));
+  const AllPairs pairs(batch.count(), blocks, [&](int64_t b) {
     return Pairs{model, is_wide(own, other), number(c, batch.offset(c, 0, b)), matrix(other, batch.offset(other, 2, b)),
                  matrix(own, batch.offset(own, 2, b))};
-  };
-  const PairwiseKernels& kernel = kernels().pairwise;
+  });
   auto at_block = [&](int64_t b, int64_t first, int64_t begin, int64_t end, double* total, double* gc, double*) {
     Matrix weights = matrix(g, batch.offset(g, 2, b));
-    kernel.gradient(pairs(b), first, begin, end, own_is_x ? transposed(weights) : weights, total, gc);
+    kernel.gradient(pairs[b], first, begin, end, own_is_x ? transposed(weights) : weights, total, gc);
   };
   return block_gradients(own, other.size(other.dim() - 2), batch, by_c, nullptr, at_block);
 }

@@ -18,6 +18,16 @@ inline bool is_wide(const Tensor& x, const Tensor& y) {
 // c in float64: a curvature of another type is exact in it.
 inline Tensor widened(const Tensor& c) { return torch::stable::to(c, ScalarType::Double); }
 
+// What `describe` finds about every row of x, for pairs whose x passes by more than once.
+inline std::vector<double> described(const Pairs& pairs) {
+  constexpr int64_t rows_per_task = 64;
+  std::vector<double> rows(pairs.x.rows * numbers_per_row);
+  torch::stable::parallel_for(0, pairs.x.rows, rows_per_task, [&](int64_t begin, int64_t end) {
+    kernels().pairwise.describe(pairs, begin, end, rows.data());
+  });
+  return rows;
+}
+
 // Pieces of `rows` for each of `tasks` blocks of columns.
 struct Pieces {
   int64_t rows, size, count;

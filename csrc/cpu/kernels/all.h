@@ -19,6 +19,9 @@ const cpu::Kernels kernels = {
     &add_parts,
     {
         &fixed_rows,
+        [](const Pairs& p, int64_t begin, int64_t end, double* out) {
+          p.wide ? describe<double>(p, begin, end, out) : describe<float>(p, begin, end, out);
+        },
         [](const Pairs& p, int64_t first, int64_t begin, int64_t end, void* out, int64_t out_stride) {
           p.wide ? pairwise_dist(p, first, begin, end, static_cast<double*>(out), out_stride)
                  : pairwise_dist(p, first, begin, end, static_cast<float*>(out), out_stride);

@@ -43,7 +43,7 @@ class Distances {
         fixed(fixed_rows(dim_), dim_, true),
         passing(passing_rows(dim_), dim_, false),
         tile_(passing.capacity * ld()) {
-    fixed.load(p.y, first, std::min(fixed_rows(dim_), p.y.rows - first), model(), p.c);
+    fixed.load(p.y, nullptr, first, std::min(fixed_rows(dim_), p.y.rows - first), model(), p.c);
     fixed.pack();
   }
 
@@ -53,7 +53,7 @@ class Distances {
   int64_t step() const { return passing_rows(dim_); }
 
   void load(int64_t begin, int64_t end) {
-    passing.load(p_.x, begin, std::min(step(), end - begin), model(), p_.c);
+    passing.load(p_.x, p_.x_rows, begin, std::min(step(), end - begin), model(), p_.c);
     widened_ = false;
   }
 

@@ -14,13 +14,17 @@ struct Matrix {
   int64_t rows, cols, row_stride, col_stride;
 };
 
-// Two sets of points of which all pairs are taken. `wide` says that the result is float64.
+// Two sets of points of which all pairs are taken. `wide` says that the result is float64. What `describe` finds
+// about every row of x may be given; it is found when a row is read otherwise.
 struct Pairs {
   int model;
   bool wide;
   double c;
   Matrix x, y;
+  const double* x_rows = nullptr;
 };
+
+inline constexpr int numbers_per_row = 4;
 
 struct Candidate {
   double score;
@@ -40,6 +44,8 @@ struct Softmax {
 struct PairwiseKernels {
   // Rows of y that one task keeps at hand while rows of x pass by, and vice versa.
   int64_t (*block)(int64_t dim);
+  // What a tile needs to know of rows [begin, end) of x: numbers_per_row each, from out[begin * numbers_per_row] on.
+  void (*describe)(const Pairs&, int64_t begin, int64_t end, double* out);
   // Distances of rows [begin, end) of x to the block of y that starts at `first`, into out[i * out_stride + j].
   void (*dist)(const Pairs&, int64_t first, int64_t begin, int64_t end, void* out, int64_t out_stride);
   // Adds to total (block x dim high words, then as many low ones) the gradient at the block of y of sum g d over rows

@@ -8,6 +8,27 @@
 
 namespace hyperbolic::HYPERBOLIC_ISA {
 
+template <class T>
+inline RowInvariants invariants(const T* row, int64_t dim, Model model, double c) {
+  auto [square] = sums<1, WideFor<T>>(dim, [&](auto at, auto* t) {
+    auto x = at(row);
+    t[0] = x * x;
+  });
+  return row_invariants<WideFor<T>>(model, square, c);
+}
+
+template <class T>
+inline void describe(const cpu::Pairs& p, int64_t begin, int64_t end, double* out) {
+  const int64_t dim = p.x.cols;
+  Buffer<T> row(dim);
+  for (int64_t i = begin; i < end; i++) {
+    copy_row(p.x, i, 0, dim, row.get());
+    const RowInvariants a = invariants(row.get(), dim, Model(p.model), p.c);
+    double* numbers = out + i * cpu::numbers_per_row;
+    numbers[0] = a.u, numbers[1] = a.k, numbers[2] = a.n, numbers[3] = a.radial;
+  }
+}
+
 // Rows of one side in the precision of a product, with what an entry needs to know of each.
 template <class P>
 struct Side {
@@ -33,11 +54,17 @@ struct Side {
 
   P* row(int64_t i) const { return rows.get() + i * stride; }
 
-  void load(const Matrix& a, int64_t first, int64_t number, Model model, double c) {
+  // `known`, if given, says of every row of the matrix what would else be found here.
+  void load(const Matrix& a, const double* known, int64_t first, int64_t number, Model model, double c) {
     count = number;
     for (int64_t i = 0; i < count; i++) {
       copy_row(a, first + i, 0, dim, row(i));
-      describe(i, row(i), model, c);
+      if (known) {
+        const double* numbers = known + (first + i) * cpu::numbers_per_row;
+        set(i, {numbers[0], numbers[1], numbers[2], numbers[3]});
+      } else {
+        set(i, invariants(row(i), dim, model, c));
+      }
     }
     pad();
   }
@@ -47,7 +74,7 @@ struct Side {
     count = a.count;
     for (int64_t i = 0; i < count; i++) {
       for (int64_t j = 0; j < dim; j++) row(i)[j] = a.row(i)[j];
-      describe(i, a.row(i), model, c);
+      set(i, invariants(a.row(i), dim, model, c));
     }
     pad();
   }
@@ -62,14 +89,7 @@ struct Side {
   int64_t columns() const { return round_up(count, block_columns<P>); }
 
  private:
-  // What entries need to know of row i, from its coordinates in the type that they were given in.
-  template <class Q>
-  void describe(int64_t i, const Q* given, Model model, double c) {
-    auto [square] = sums<1, WideFor<Q>>(dim, [&](auto at, auto* t) {
-      auto x = at(given);
-      t[0] = x * x;
-    });
-    const RowInvariants a = row_invariants<WideFor<Q>>(model, square, c);
+  void set(int64_t i, const RowInvariants& a) {
     u.get()[i] = P(a.u);
     k.get()[i] = P(a.k);
     n.get()[i] = P(a.n);
