@@ -1,4 +1,4 @@
-"""What the contrastive loss streams over: ``log sum_j exp(-d(x_i, y_j)/temperature)`` and the distances of positives."""
+"""The contrastive loss streams over this: ``log sum_j exp(-d(x_i, y_j)/temperature)`` and the positives' distances."""
 
 from __future__ import annotations
 
