@@ -18,7 +18,16 @@ from harness import peers, table
 from harness.measure import Group, Result, both_ways, measure
 from harness.sizes import FULL, QUICK
 
-collect_ignore = ["accuracy.py", "performance.py", "harness"]
+collect_ignore = [
+    "accuracy.py",
+    "ann.py",
+    "gpu.py",
+    "performance.py",
+    "ranking.py",
+    "scaling.py",
+    "wordnet.py",
+    "harness",
+]
 THREADS = 2
 measured: dict[str, dict[str, Result]] = {}
 rows: list[dict[str, str]] = []

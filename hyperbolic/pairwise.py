@@ -17,6 +17,8 @@ from hyperbolic.ops.contrast import Contrast
 from hyperbolic.ops.dispatch import Op, Scalar, is_abstract
 from hyperbolic.ops.nearest import Nearest
 from hyperbolic.ops.pairs import PairsOp
+from hyperbolic.ops.repair import Repair
+from hyperbolic.ops.triton import register
 from hyperbolic.reference import lorentz_distance, poincare
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ PAIRWISE_DIST = {model: PairsOp(f"{model}.pairwise_dist", op) for model, op in D
 
 _NEAREST = {model: Nearest(model, op) for model, op in DIST.items()}
 _CONTRAST = {model: Contrast(model, op) for model, op in PAIRWISE_DIST.items()}
+_REPAIR = {model: Repair(model, op) for model, op in DIST.items()}
 
 
 def pairwise_dist(x: Tensor, y: Tensor, model: str = "lorentz", c: Scalar = 1.0) -> Tensor:
@@ -175,3 +178,6 @@ def _model(function: str, model: str) -> str:
     if model not in DIST:
         raise ValueError(f"pairwise.{function}: model must be 'lorentz' or 'poincare', got {model!r}")
     return model
+
+
+register(PAIRWISE_DIST, _NEAREST, _CONTRAST)

@@ -91,14 +91,15 @@ class Batch {
 };
 
 // Contiguous. Straight through the shim, which costs a fraction of a trip through the dispatcher.
-inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) {
+inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype,
+                    int32_t device_type = aoti_torch_device_type_cpu(), int32_t device = -1) {
   std::vector<int64_t> strides(shape.size());
   int64_t step = 1;
   for (size_t d = shape.size(); d-- > 0; step *= std::max<int64_t>(1, shape[d])) strides[d] = step;
   const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), code,
-                                                         aoti_torch_device_type_cpu(), -1, &handle));
+                                                         device_type, device, &handle));
   return Tensor(handle);
 }
 

@@ -11,17 +11,26 @@
 #include <type_traits>
 
 #ifdef __CUDACC__
-#define HYPERBOLIC_INLINE __host__ __device__ __forceinline__
+#define HYPERBOLIC_INLINE __device__ __forceinline__
 #else
 // Forced, because a function that is not inlined loses the vector registers of its caller.
 #define HYPERBOLIC_INLINE inline __attribute__((always_inline))
 #endif
 
-// A function too long to be inlined everywhere.
+// A function too long to be inlined everywhere, and one that never is. nvcc left to choose inlines both, for minutes.
 #ifdef __CUDACC__
-#define HYPERBOLIC_CALL __host__ __device__ inline
+#define HYPERBOLIC_CALL inline __device__ __noinline__
+#define HYPERBOLIC_OUTLINE HYPERBOLIC_CALL
 #else
 #define HYPERBOLIC_CALL inline
+#define HYPERBOLIC_OUTLINE inline __attribute__((noinline))
+#endif
+
+// A constant that is taken by reference, for which a GPU needs a copy of its own.
+#ifdef __CUDACC__
+#define HYPERBOLIC_CONSTANT static constexpr __device__
+#else
+#define HYPERBOLIC_CONSTANT inline constexpr
 #endif
 
 #ifndef HYPERBOLIC_ISA

@@ -6,7 +6,7 @@
 namespace hyperbolic::HYPERBOLIC_ISA::lorentz {
 
 // Just above 700: exp(r) is finite in double, and so are the products of it in the pullback of shortening a tangent.
-inline constexpr double OVERFLOW_RADIUS = 700.5;
+HYPERBOLIC_CONSTANT double OVERFLOW_RADIUS = 700.5;
 
 // The radius at which a coordinate can reach `largest`, or exp(r) overflows double.
 template <class S>

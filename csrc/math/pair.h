@@ -2,7 +2,11 @@
 // the coordinates and without cancellation; and the gradients of these.
 #pragma once
 
+#ifdef __CUDACC__
+#include "../cuda/coordinates.h"
+#else
 #include "../cpu/kernels/coordinates.h"
+#endif
 #include "dual.h"
 
 namespace hyperbolic::HYPERBOLIC_ISA {

@@ -71,18 +71,16 @@ HYPERBOLIC_INLINE DoubleDouble<V> operator/(DoubleDouble<V> a, DoubleDouble<V> b
   return quick_two_sum(q1, q2) + DoubleDouble<V>(q3);
 }
 
-#ifndef __CUDACC__
 // As calls for scalars: the formulas are long, and inlined, this arithmetic makes minutes of compilation out of them.
-#define HYPERBOLIC_CALLED(op)                                            \
-  inline __attribute__((noinline)) Wide operator op(Wide a, Wide b) { \
-    return operator op<double>(a, b);                                    \
+#define HYPERBOLIC_CALLED(op)                           \
+  HYPERBOLIC_OUTLINE Wide operator op(Wide a, Wide b) { \
+    return operator op<double>(a, b);                   \
   }
 HYPERBOLIC_CALLED(+)
 HYPERBOLIC_CALLED(*)
 HYPERBOLIC_CALLED(/)
 #undef HYPERBOLIC_CALLED
-inline Wide operator-(Wide a, Wide b) { return a + (-b); }
-#endif
+HYPERBOLIC_CALL Wide operator-(Wide a, Wide b) { return a + (-b); }
 
 // With a plain number on either side.
 #define HYPERBOLIC_MIXED(op)                                                                          \

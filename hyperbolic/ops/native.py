@@ -13,47 +13,71 @@ import torch
 CHOICES = ("reference", "baseline", "avx2", "avx512")
 """What the environment variable ``HYPERBOLIC_KERNELS`` may name. Unset: the best that this machine runs."""
 
+_PACKAGE = Path(__file__).parent.parent
+
 
 @dataclass(frozen=True)
 class Kernels:
-    """What runs for tensors on the CPU, and why."""
+    """What runs for tensors on the CPU and on a GPU, and why."""
 
     cpu: str
     reason: str
+    cuda: str
+    cuda_reason: str
 
 
-def _load() -> Kernels:
+def _load() -> tuple[str, str]:
     wanted = os.environ.get("HYPERBOLIC_KERNELS", "")
     if wanted and wanted not in CHOICES:
         raise ValueError(f"HYPERBOLIC_KERNELS must be one of {', '.join(CHOICES)}, got {wanted!r}")
     if wanted == "reference":
-        return Kernels("reference", "HYPERBOLIC_KERNELS=reference")
-    path = Path(__file__).parent.parent / "_kernels.abi3.so"
+        return "reference", "HYPERBOLIC_KERNELS=reference"
+    path = _PACKAGE / "_kernels.abi3.so"
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
         reason = str(error) if path.exists() else "the package was installed without a C++ compiler"
         warnings.warn(f"hyperbolic: no compiled kernels, running on the reference: {reason}", RuntimeWarning, 2)
-        return Kernels("reference", reason)
+        return "reference", reason
     name = ctypes.CDLL(str(path)).hyperbolic_isa
     name.restype = ctypes.c_char_p
     isa = name().decode()
     if not wanted:
-        return Kernels(isa, "the best that this machine runs")
-    return Kernels(isa, f"HYPERBOLIC_KERNELS={wanted}" + ("" if isa == wanted else ", which this machine does not run"))
+        return isa, "the best that this machine runs"
+    return isa, f"HYPERBOLIC_KERNELS={wanted}" + ("" if isa == wanted else ", which this machine does not run")
 
 
-loaded = _load()
+def _load_cuda() -> str:
+    """Why there are no kernels for GPUs; "" where there are. Whether there is a GPU is not asked: to ask at import
+    would keep the processes that this one forks from using it."""
+    if os.environ.get("HYPERBOLIC_KERNELS") == "reference":
+        return "HYPERBOLIC_KERNELS=reference"
+    if torch.version.cuda is None:
+        return "this build of torch is one without CUDA"
+    path = _PACKAGE / "_kernels_cuda.abi3.so"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return str(error) if path.exists() else "the package was installed without nvcc"
+    return ""
+
+
+_cpu, _missing = _load(), _load_cuda()
 
 
 def kernels() -> Kernels:
-    """What runs here and why: the name of an instruction set, or "reference".
+    """What runs here and why: ``cpu`` names an instruction set, ``cuda`` the compute capability of the current GPU, and
+    either may be "reference".
 
-    The compiled kernels serve CPU tensors; any other device runs the reference, on its own arithmetic. The
-    environment variable ``HYPERBOLIC_KERNELS``, read at import, forces "reference" or a lower instruction set.
+    The compiled kernels serve CPU tensors and, where the package was installed with nvcc, CUDA tensors; any other
+    device runs the reference, on its own arithmetic. The environment variable ``HYPERBOLIC_KERNELS``, read at import,
+    forces "reference" or a lower instruction set.
 
     >>> import hyperbolic
     >>> hyperbolic.kernels().cpu in ("reference", "baseline", "avx2", "avx512")
     True
     """
-    return loaded
+    if _missing or not torch.cuda.is_available():
+        return Kernels(*_cpu, "reference", _missing or "there is no GPU here")
+    major, minor = torch.cuda.get_device_capability()
+    return Kernels(*_cpu, f"{major}.{minor}", "the GPU's compute capability; not yet run on hardware")

@@ -11,15 +11,6 @@ namespace hyperbolic::HYPERBOLIC_ISA {
 
 using cpu::Matrix;
 
-HYPERBOLIC_INLINE float from_bfloat16(uint16_t a) { return from_bits<float>(int32_t(uint32_t(a) << 16)); }
-
-HYPERBOLIC_INLINE float from_half(uint16_t a) {
-  // Exponent and significand moved into place are the number but for 2^112, which also makes subnormals right.
-  float size = from_bits<float>(int32_t(uint32_t(a & 0x7fff) << 13)) * from_bits<float>(0x77800000);
-  int32_t special = (a & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
-  return from_bits<float>(bits(size) | special | int32_t(uint32_t(a & 0x8000) << 16));
-}
-
 template <class T>
 HYPERBOLIC_INLINE void copy_row(const Matrix& a, int64_t row, int64_t first, int64_t count, T* out) {
   int64_t start = row * a.row_stride + first * a.col_stride, step = a.col_stride;

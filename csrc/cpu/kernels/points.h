@@ -52,9 +52,9 @@ inline double largest_of(Dtype dtype) {
     case Dtype::float32:
       return std::numeric_limits<float>::max();
     case Dtype::bfloat16:
-      return 0x1.fep127;
+      return LARGEST_BFLOAT16;
     case Dtype::float16:
-      return 65504;
+      return LARGEST_HALF;
     default:
       return std::numeric_limits<double>::max();
   }

@@ -1,0 +1,136 @@
+// The arguments of an operator on rows: what they broadcast to, and how that lies in memory. For every device.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <array>
+#include <utility>
+
+#include "tensors.h"
+
+namespace hyperbolic::cpu {
+
+inline Dtype promoted(Dtype a, Dtype b) {
+  if (a == b) return a;
+  return a == Dtype::float64 || b == Dtype::float64 ? Dtype::float64 : Dtype::float32;
+}
+
+// What the layout is made from, read once: each question to a tensor is a call through the ABI.
+struct Argument {
+  Tensor tensor;
+  int64_t core;  // how many trailing dimensions are its own: 1 for a vector
+  const int64_t *size, *stride;
+  int64_t rank;  // of the batch
+  Dtype dtype;
+
+  Argument(Tensor t, bool vector)
+      : tensor(std::move(t)),
+        core(vector),
+        size(tensor.sizes().data()),
+        stride(tensor.strides().data()),
+        rank(tensor.dim() - core),
+        dtype(dtype_of(tensor)) {}
+
+  // Dimension d of a batch of the given rank: its own one, or -1 where it is the same for all.
+  int64_t own(int64_t d, int64_t batch_rank) const {
+    const int64_t mine = d - (batch_rank - rank);
+    return mine < 0 || size[mine] == 1 ? -1 : mine;
+  }
+  int64_t rows() const {
+    int64_t n = 1;
+    for (int64_t d = 0; d < rank; d++) n *= size[d];
+    return n;
+  }
+  std::vector<int64_t> shape() const { return {size, size + rank + core}; }
+};
+
+inline ScalarType scalar_type(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float32:
+      return ScalarType::Float;
+    case Dtype::float64:
+      return ScalarType::Double;
+    case Dtype::bfloat16:
+      return ScalarType::BFloat16;
+    default:
+      return ScalarType::Half;
+  }
+}
+
+// One call: the arguments, and the batch that they broadcast to.
+struct RowCall {
+  int vectors, scalars;
+  bool returns_vector;
+  std::vector<Argument> args;
+  std::vector<int64_t> shape;
+  int64_t rows = 1, dim;
+  Dtype dtype;  // of a vector that is returned
+
+  template <class Kernel>
+  RowCall(const Kernel& kernel, StableIValue* stack, int count)
+      : vectors(kernel.vectors), scalars(kernel.scalars), returns_vector(kernel.returns_vector) {
+    args.reserve(count);
+    for (int a = 0; a < count; a++) {
+      bool vector = a < vectors || (a == vectors + scalars && returns_vector);
+      args.emplace_back(torch::stable::detail::to<Tensor>(stack[a]), vector);
+    }
+    int64_t rank = 0;
+    for (const Argument& a : args) rank = std::max(rank, a.rank);
+    shape.assign(rank, 1);
+    for (const Argument& a : args) {
+      for (int64_t d = 0; d < rank; d++) {
+        if (a.own(d, rank) >= 0) shape[d] = a.size[a.own(d, rank)];
+      }
+    }
+    for (int64_t size : shape) rows *= size;
+    dtype = args[0].dtype;
+    for (int a = 1; a < vectors; a++) dtype = promoted(dtype, args[a].dtype);
+    dim = args[0].size[args[0].rank];
+  }
+
+  std::vector<int64_t> result_shape() const {
+    std::vector<int64_t> result = shape;
+    if (returns_vector) result.push_back(dim);
+    return result;
+  }
+  ScalarType result_type() const {
+    return !returns_vector && dtype != Dtype::float64 ? ScalarType::Float : scalar_type(dtype);
+  }
+
+  // How many numbers a row of argument a is.
+  int64_t row_size(int a) const { return args[a].core ? dim : 1; }
+};
+
+// How a batch's rows follow each other, with dimensions merged where they can be. If an argument is given, those that
+// its rows are shared along come last.
+struct Layout {
+  std::vector<int64_t> sizes;
+  std::array<std::vector<int64_t>, max_operands> strides;
+
+  Layout(const RowCall& call, const Argument* outer) {
+    const int64_t rank = int64_t(call.shape.size());
+    const int n = int(call.args.size());
+    auto append = [&](int64_t d) {
+      int64_t stride[max_operands];
+      bool merges = !sizes.empty();
+      for (int a = 0; a < n; a++) {
+        const int64_t own = call.args[a].own(d, rank);
+        stride[a] = own < 0 ? 0 : call.args[a].stride[own];
+        merges = merges && strides[a].back() == stride[a] * call.shape[d];
+      }
+      if (!merges) sizes.push_back(1);
+      sizes.back() *= call.shape[d];
+      for (int a = 0; a < n; a++) {
+        if (!merges) strides[a].push_back(0);
+        strides[a].back() = stride[a];
+      }
+    };
+    for (bool shared : {false, true}) {
+      for (int64_t d = 0; d < rank; d++) {
+        if (call.shape[d] != 1 && shared == (outer && outer->own(d, rank) < 0)) append(d);
+      }
+    }
+  }
+};
+
+}  // namespace hyperbolic::cpu
