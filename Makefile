@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: test lint accuracy bench clean
+.PHONY: test lint accuracy bench evidence clean
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -n 2
@@ -20,6 +20,10 @@ accuracy: .venv/installed
 bench: .venv/installed
 	$(BIN)/pip install -q -e '.[bench]' --no-build-isolation
 	$(BIN)/python bench/performance.py
+
+evidence: .venv/installed
+	$(BIN)/python bench/wordnet.py
+	$(BIN)/python bench/ranking.py
 
 .venv/installed: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,8 @@
 """The benchmarks at small sizes: that all run, and that the page has what the rows say."""
 
 import csv
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,19 @@ BENCH = Path(__file__).parent.parent / "bench"
 OPS = {"pairwise_dist", "nearest", "contrastive_loss", "rowwise", "dist_exp0", "overhead"}
 
 
-def performance(out: Path, *options: str) -> None:
-    command = [sys.executable, str(BENCH / "performance.py"), "--quick", "--out", str(out), *options]
+def quick(job: str, out: Path, *options: str) -> None:
+    command = [sys.executable, str(BENCH / f"{job}.py"), "--quick", "--out", str(out), *options]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def performance(out: Path, *options: str) -> None:
+    quick("performance", out, *options)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 # One test, because each worker that runs the suite would measure for its own.
@@ -53,3 +64,57 @@ def check_rows(table: Path) -> None:
     groups = {tuple(row[name] for name in ("op", "model", "case", "pass", "shape", "dtype")) for row in rows}
     ours = [row for row in rows if row["implementation"] == "hyperbolic"]
     assert len(ours) == len(groups) == floors
+
+
+def tree(path: Path, branches: int = 3, depth: int = 3) -> Path:
+    """A complete tree as the closure of networkx, edges from the general to the specific."""
+    nodes, edges, level = [{"id": "0", "label": "root.n.01"}], [], [["0"]]
+    for _ in range(depth):
+        level = [[*above, f"{above[-1]}.{i}"] for above in level for i in range(branches)]
+        nodes += [{"id": line[-1], "label": f"{line[-1]}.n.01"} for line in level]
+        edges += [{"source": above, "target": line[-1]} for line in level for above in line[:-1]]
+    graph = {"directed": True, "multigraph": False, "graph": {}, "nodes": nodes, "edges": edges}
+    path.write_text(json.dumps(graph))
+    return path
+
+
+def test_wordnet(tmp_path: Path) -> None:
+    """The setups of all libraries train on the same; where the arithmetic is exact enough they go the same way."""
+    page = tmp_path / "evidence.md"
+    page.write_text("# By hand\n\n<!-- wordnet: generated, do not edit -->\nold\n<!-- end of wordnet -->\n\nAfter.\n")
+    quick("wordnet", tmp_path, str(tree(tmp_path / "tree.json")))
+    looks = rows_of(tmp_path / "wordnet.csv")
+    assert len({(look["library"], look["model"], look["learned"], look["dtype"]) for look in looks}) == 12
+    assert {look["strangers"] for look in looks} == {"8", "40"}
+    for look in looks:
+        assert 0 < float(look["epoch_seconds"]) <= float(look["seconds"])
+        assert 0 < float(look["map"]) <= 1 <= float(look["mean_rank"]) < 40
+    exact = [look for look in looks if look["learned"] == "tangents" and look["dtype"] == "float64"]
+    for strangers in ("8", "40"):
+        last = [look for look in exact if look["strangers"] == strangers][-4:]
+        assert len({look["epoch"] for look in last}) == 1
+        assert all(math.isclose(float(look["map"]), float(last[0]["map"]), rel_tol=1e-3) for look in last)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# By hand\n\n<!-- wordnet: generated")
+    assert text.endswith("<!-- end of wordnet -->\n\nAfter.\n")
+    assert "old" not in text
+    assert text.count("| hyperbolic | lorentz | tangents | float32 |") == 1
+    assert (tmp_path / "wordnet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ranking(tmp_path: Path) -> None:
+    quick("ranking", tmp_path, str(tree(tmp_path / "tree.json")))
+    rows = rows_of(tmp_path / "ranking.csv")
+    for row in rows:
+        assert 0 <= float(row["low"]) <= float(row["mean"]) <= float(row["high"]) <= 1, row
+    means = {(row["queries"], row["method"], row["metric"]): float(row["mean"]) for row in rows}
+    assert len(means) == len(rows) == 2 * 9 * 5
+    for (queries, method, metric), mean in means.items():
+        if method != "random":
+            assert mean > means[queries, "random", metric], (queries, method, metric)
+        # who has the concept has the parent too
+        assert means[queries, method, "same concept"] <= means[queries, method, "same parent"]
+    text = (tmp_path / "evidence.md").read_text(encoding="utf-8")
+    assert text.startswith("<!-- ranking: generated, do not edit -->")
+    assert text.count("| seen | hyperbolic | RICES (cosine) |") == 1
+    assert (tmp_path / "ranking.png").read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,8 @@ PAGES = {
 
 
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
-def test_page(page: str) -> None:
+def test_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # for what they write
     namespace: dict[str, object] = {"__name__": "documentation"}
     for block in PAGES[page]:
         exec(compile(block, page, "exec"), namespace)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "contrast.h"
+#include "metric.h"
 #include "nearest.h"
 #include "rows.h"
 
@@ -15,6 +16,7 @@ namespace hyperbolic::HYPERBOLIC_ISA {
 extern const cpu::Kernels kernels;
 const cpu::Kernels kernels = {
     HYPERBOLIC_NAME(HYPERBOLIC_ISA),
+    &metric,
     &round_values,
     &add_parts,
     {

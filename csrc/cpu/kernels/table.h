@@ -2,6 +2,7 @@
 // when the library is loaded. The files one folder up call them with tensors' memory.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace hyperbolic::cpu {
@@ -102,6 +103,8 @@ using RowKernels = RowKernel[row_operators];
 
 struct Kernels {
   const char* isa;
+  // cosh D - 1 of two rows of floats, points scaled to c = 1.
+  float (*metric)(const float* x, const float* y, size_t dim);
   // Rounds numbers once.
   void (*round)(const double* values, int64_t count, Dtype dtype, void* out);
   // Adds double-doubles, each part size high words and then as many low ones, into the first.

@@ -1,0 +1,79 @@
+"""What the command line says: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from icl.embed import Failure
+
+OUT, _ERR = Console(), Console(stderr=True)
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_LISTED = 5
+
+
+def say(message: str, style: str) -> None:
+    # as it is, in one line: no markup in what comes from data
+    _ERR.print(Text(message, style), soft_wrap=True)
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    print(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
+
+
+def print_result(value: Any, text: str, as_json: bool) -> None:
+    if as_json:
+        print_json(value)
+    else:
+        print(text)
+
+
+class Failed:
+    """Rows that failed: counted, the first of them listed, and all written as JSON lines where asked."""
+
+    def __init__(self, file: IO[str] | None):
+        self.file, self.count, self.first = file, 0, list[Failure]()
+
+    def __call__(self, failure: Failure) -> None:
+        self.count += 1
+        if self.count <= _LISTED:
+            self.first.append(failure)
+        if self.file is not None:
+            self.file.write(json.dumps(asdict(failure), ensure_ascii=False) + "\n")
+
+    @classmethod
+    @contextlib.contextmanager
+    def to(cls, path: Path | None) -> Iterator[Failed]:
+        with contextlib.nullcontext() if path is None else path.open("w", encoding="utf-8") as file:
+            failed = cls(file)
+            try:
+                yield failed
+            finally:
+                if failed.count:
+                    say(f"{failed.count} rows failed and were left out:", "yellow")
+                for failure in failed.first:
+                    say(f"  row {failure.row}: {failure.what}: {failure.reason}", "yellow")
+                if failed.count > _LISTED:
+                    say(f"  and {failed.count - _LISTED} more" + ("" if file else ": --failures lists all"), "yellow")
+
+
+@contextlib.contextmanager
+def progress(after: str) -> Iterator[Callable[[int], None]]:
+    """A bar of rows done; an interruption says how to go on after it."""
+    columns = SpinnerColumn(), TextColumn("{task.completed} rows"), BarColumn(), TimeElapsedColumn()
+    try:
+        with Progress(*columns, console=_ERR, transient=True, disable=not _ERR.is_terminal) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda rows: bar.advance(task, rows)
+    except KeyboardInterrupt as error:
+        say(f"stopped: {after}", "yellow")
+        raise typer.Exit(_INTERRUPTED) from error

@@ -1,0 +1,193 @@
+"""From rows of a source to rows of a bank: embeds, lifts, and checks what comes from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from hyperbolic import lorentz
+from icl.columns import vectors
+from icl.embed import Embedder, Failure, digest
+from icl.lift import HyperbolicLift
+from icl.schema import RESERVED, VECTORS, BankError, Meta, arrow_schema, vector_type
+from icl.source import Source, read
+
+# Rows that are embedded at a time; those of one commit while a bank is built, and the time between two: what a killed
+# build loses at most.
+_BATCH, _CHUNK, _SECONDS = 1 << 10, 1 << 16, 60.0
+_STRINGS = ("id", "image", "text")
+
+
+class Ingest:
+    """Turns batches into tables of one schema: that of an existing bank, or that which the first batch decides."""
+
+    def __init__(
+        self,
+        embedder: Embedder | None,
+        lift: HyperbolicLift | None,
+        c: float,
+        schema: pa.Schema | None = None,
+    ):
+        self.embedder, self.lift = embedder, lift
+        self.c = c if lift is None else lift.c.item()
+        self.schema = schema
+
+    def meta_of(self, schema: pa.Schema) -> Meta:
+        widths = {f.name: f.type.list_size for f in schema if f.name in VECTORS}
+        return Meta(widths.pop("point"), self.c, widths, self.embedder.name if self.embedder else None)
+
+    def tables(
+        self,
+        rows: Source,
+        done: pa.Array | None,
+        on_failure: Callable[[Failure], None] | None,
+        progress: Callable[[int], None] | None,
+    ) -> Iterator[pa.Table]:
+        """What to commit, in large pieces. Rows whose ids are ``done`` are left out before they cost anything."""
+        waiting: list[pa.Table] = []
+        start, last = 0, monotonic()
+        for batch in read(rows, _BATCH):
+            numbers = np.arange(start, start + batch.num_rows)
+            start += batch.num_rows
+            left = batch
+            if done is not None and len(done):
+                fresh = pc.invert(pc.is_in(batch.column("id").cast(pa.string()), value_set=done))
+                left, numbers = batch.filter(fresh), numbers[fresh.to_numpy(zero_copy_only=False)]
+            if left.num_rows:
+                waiting.append(self._table(left, numbers.tolist(), on_failure))
+            if progress:
+                progress(batch.num_rows)
+            count = sum(t.num_rows for t in waiting)
+            if count >= _CHUNK or (count and monotonic() - last > _SECONDS):
+                yield pa.concat_tables(waiting)
+                waiting, last = [], monotonic()
+        if any(t.num_rows for t in waiting):
+            yield pa.concat_tables(waiting)
+
+    def _table(
+        self, batch: pa.RecordBatch, numbers: list[int], on_failure: Callable[[Failure], None] | None
+    ) -> pa.Table:
+        """The rows of the batch that can be embedded; the others go to ``on_failure``, or raise without one."""
+        columns = dict(zip(batch.schema.names, batch.columns))
+        strings = {name: _strings(name, columns.pop(name, None), batch.num_rows) for name in _STRINGS}
+        given = {name: columns.pop(name) for name in RESERVED if name in columns}
+        ids = strings["id"]
+        failed: dict[int, Failure] = {}
+        embeddings = {}
+        for name, items, embed in (
+            ("image_embedding", strings["image"], self.embedder and self.embedder.images),
+            ("text_embedding", strings["text"], self.embedder and self.embedder.texts),
+        ):
+            if name in given:
+                embeddings[name] = torch.from_numpy(given_vectors(name, given[name]))
+            elif embed and any(item is not None for item in items):
+                present = [i for i, item in enumerate(items) if item is not None]
+                done = embed([str(items[i]) for i in present])
+                for f in done.failures:
+                    failed[present[f.row]] = Failure(numbers[present[f.row]], f.what, f.reason)
+                full = torch.full((len(items), done.embeddings.shape[1]), torch.nan)
+                full[torch.tensor(present)[done.rows]] = done.embeddings
+                embeddings[name] = full
+        points = self._points(given, embeddings, ids)
+        for i in (~points.isfinite().all(1)).nonzero().flatten().tolist():
+            failed.setdefault(i, Failure(numbers[i], str(ids[i]), "neither a finite point nor an embedding to lift"))
+        for i in sorted(failed):
+            if on_failure is None:
+                raise BankError(f"row {failed[i].row} ({ids[i]}): {failed[i].what}: {failed[i].reason}")
+            on_failure(failed[i])
+        if self.schema is None:
+            widths = {name: e.shape[1] for name, e in embeddings.items()}
+            extra = [pa.field(name, values.type) for name, values in columns.items()]
+            self.schema = arrow_schema(points.shape[1], widths, extra)
+        self._check(columns, embeddings)
+        rows: dict[str, pa.Array] = {name: pa.array(values, pa.string()) for name, values in strings.items()}
+        rows["digest"] = pa.array([_digest(i, t) for i, t in zip(strings["image"], strings["text"])], pa.string())
+        rows["depth"] = pa.array(lorentz.dist0(points, c=self.c).numpy())
+        for field in self.schema:
+            if field.name in VECTORS:
+                values = points if field.name == "point" else embeddings.get(field.name)
+                rows[field.name] = _vectors(field, values, batch.num_rows)
+            elif field.name not in rows:
+                rows[field.name] = _cast(field, columns.get(field.name), batch.num_rows)
+        table = pa.table([rows[name] for name in self.schema.names], schema=self.schema)
+        kept = [i for i in range(len(points)) if i not in failed]
+        return table if not failed else table.take(pa.array(kept, pa.int64()))
+
+    def _points(self, given: dict[str, pa.Array], embeddings: dict[str, Tensor], ids: list[str | None]) -> Tensor:
+        if "point" in given:
+            return torch.from_numpy(given_vectors("point", given["point"]))
+        if self.lift is None:
+            raise BankError("rows without a point need a lift, which makes points of embeddings: give one to build")
+        image, text = embeddings.get("image_embedding"), embeddings.get("text_embedding")
+        if image is None and text is None:
+            raise BankError("rows need a point, an embedding, or an embedder with an image or a text to embed")
+        embedding = text if image is None else image
+        assert embedding is not None
+        if image is not None and text is not None and image.shape == text.shape:
+            embedding = torch.where(image.isnan(), text, image)
+        with torch.no_grad():
+            points: Tensor = self.lift(embedding)
+        return points
+
+    def _check(self, columns: dict[str, pa.Array], embeddings: dict[str, Tensor]) -> None:
+        assert self.schema is not None
+        if unknown := (set(columns) | set(embeddings)) - set(self.schema.names):
+            have = ", ".join(n for n in self.schema.names if n not in RESERVED)
+            raise BankError(f"the bank has no column {', '.join(sorted(unknown))}: its columns are {have}")
+
+
+def _cast(field: pa.Field, values: pa.Array | None, count: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(count, field.type)
+    try:
+        return values.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise BankError(f"column {field.name} must be {field.type}, got {values.type}: {error}") from error
+
+
+def _strings(name: str, values: pa.Array | None, count: int) -> list[str | None]:
+    if values is None:
+        return [None] * count
+    result = [None if v is None else str(v) for v in values.to_pylist()]
+    if name == "id" and None in result:
+        raise BankError(f"row {result.index(None)} has no id: give every row one, or leave the column out")
+    return result
+
+
+def given_vectors(name: str, values: pa.Array) -> np.ndarray:
+    """A column of vectors from outside, of fixed or equal lengths, (N, width) float32, NaN where there is none."""
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        widths = {len(v) for v in values if v.is_valid}
+        if len(widths) > 1:
+            raise BankError(f"{name} must have vectors of one width, got {', '.join(map(str, sorted(widths)))}")
+        values = values.cast(pa.list_(values.type.value_type, next(iter(widths), 1)))
+    if not pa.types.is_fixed_size_list(values.type):
+        raise BankError(f"{name} must be a column of vectors, got {values.type}")
+    width = values.type.list_size
+    return np.array(vectors(values.cast(vector_type(width)), width))
+
+
+def _vectors(field: pa.Field, values: Tensor | None, count: int) -> pa.Array:
+    width = field.type.list_size
+    if values is None:
+        return pa.nulls(count, field.type)
+    if values.shape[1] != width:
+        raise BankError(
+            f"{field.name} must have width {width}, got {values.shape[1]}: embed and lift as the bank's rows were"
+        )
+    missing = values.isnan().any(1).numpy()
+    flat = pa.array(np.ascontiguousarray(values.numpy(), dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(missing))
+
+
+def _digest(image: str | None, text: str | None) -> str | None:
+    if image is not None and Path(image).is_file():
+        return digest(Path(image).read_bytes())
+    return None if text is None else digest(text)

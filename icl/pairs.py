@@ -1,0 +1,75 @@
+"""What belongs together among embedded rows: the pairs that a lift learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from icl.ingest import given_vectors
+from icl.lift import same_label_pairs
+from icl.schema import META, BankError, Meta
+from icl.source import read
+from icl.store import open_rows
+
+Pairing = Literal["text", "label", "parent"]
+_BATCH = 1 << 14
+
+
+class Pairs(NamedTuple):
+    """The arguments of :func:`icl.lift.fit`."""
+
+    embeddings: Tensor
+    pairs: Tensor
+    groups: Tensor | None
+
+
+def load(source: Path, pairing: Pairing, seed: int = 0) -> Pairs:
+    """Embeddings of a bank, or of a file with columns ``image_embedding`` and ``text_embedding``, and their pairs.
+
+    "text": a row's image and its text. "label": rows with the same ``label``, by their image embeddings where there
+    are any. "parent": a row and the one whose ``id`` is its ``parent``.
+    """
+    rows = _rows(source)
+    embeddings = {}
+    for name in ("image_embedding", "text_embedding"):
+        if name in rows.schema.names:
+            embeddings[name] = torch.from_numpy(given_vectors(name, rows.column(name).combine_chunks()))
+    if not embeddings:
+        raise BankError(f"{source} has neither image_embedding nor text_embedding")
+    if pairing == "text":
+        if len(embeddings) < 2:
+            raise BankError(f"{source} has {next(iter(embeddings))} only, and nothing to pair it with")
+        image, text = embeddings["image_embedding"], embeddings["text_embedding"]
+        if image.shape != text.shape:
+            raise BankError(f"image and text embeddings must have one width, got {image.shape[1]} and {text.shape[1]}")
+        both = (~(image.isnan() | text.isnan()).any(1)).nonzero().flatten()
+        return Pairs(torch.cat([image, text]), torch.stack([both, both + len(image)], 1), None)
+    embedding = next(iter(embeddings.values()))
+    rows = rows.filter(pa.array(~embedding.isnan().any(1).numpy()))
+    embedding = embedding[~embedding.isnan().any(1)]
+    if pairing == "label":
+        labels = _column(source, rows, "label")
+        names = {name: i for i, name in enumerate(dict.fromkeys(labels))}
+        return Pairs(embedding, same_label_pairs(labels, seed), torch.tensor([names[name] for name in labels]))
+    place = {name: i for i, name in enumerate(_column(source, rows, "id"))}
+    parents = _column(source, rows, "parent")
+    known = [(i, place[parent]) for i, parent in enumerate(parents) if place.get(parent, i) != i]
+    siblings = torch.tensor([place.get(parent, -1 - i) for i, parent in enumerate(parents)])
+    return Pairs(embedding, torch.tensor(known, dtype=torch.int64).reshape(-1, 2), siblings)
+
+
+def _rows(source: Path) -> pa.Table:
+    if (source / META).exists():
+        Meta.read(source)
+        return open_rows(source, None).to_table()
+    return pa.Table.from_batches(list(read(source, _BATCH)))
+
+
+def _column(source: Path, rows: pa.Table, name: str) -> list[Any]:
+    if name not in rows.schema.names:
+        raise BankError(f"{source} has no column {name} to pair by")
+    return list(rows.column(name).to_pylist())

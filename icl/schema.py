@@ -1,0 +1,99 @@
+"""What a bank on disk looks like, and the errors when it does not.
+
+bank/
+  bank.json        format, dimensions, curvature, embedder: written last when a bank is made, never changed
+  anchors.lance/   the rows: one transaction a commit, every version readable
+  vectors/         the vector columns of each fragment as raw float32, made from the rows, safe to delete
+  lift/            the map from embeddings to points, if the bank was built with one
+  ann/             an approximate index, if one was built
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+FORMAT = 1
+VECTORS = ("point", "image_embedding", "text_embedding")
+RESERVED = (*VECTORS, "depth", "digest")
+META = "bank.json"
+
+
+class BankError(ValueError):
+    """A bank that cannot be read or written as asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """The facts of a bank that hold for all its versions."""
+
+    dim: int
+    c: float
+    widths: dict[str, int] = field(default_factory=dict)
+    """Of the embedding columns that it has."""
+    embedder: str | None = None
+    model: str = "lorentz"
+    format: int = FORMAT
+
+    def width(self, column: str) -> int:
+        return self.dim if column == "point" else self.widths[column]
+
+    def write(self, folder: Path) -> None:
+        temporary = folder / (META + ".tmp")
+        with temporary.open("w") as file:
+            json.dump(asdict(self), file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / META)
+
+    @classmethod
+    def read(cls, folder: Path) -> Meta:
+        path = folder / META
+        if not folder.is_dir():
+            raise BankError(f"there is no bank at {folder}: build one with AnchorBank.build or `icl bank build`")
+        if not path.exists():
+            if (folder / "anchors.lance").exists():
+                raise BankError(f"the build of {folder} did not finish: run the same build again, it goes on there")
+            raise BankError(f"{folder} is not a bank, it has no {META}: name the folder that was given to build")
+        try:
+            values = json.loads(path.read_text())
+            if not isinstance(values, dict) or "format" not in values:
+                raise ValueError("no format version")
+            if values["format"] != FORMAT:
+                raise BankError(
+                    f"{folder} has format version {values['format']}, this version of icl reads {FORMAT}: "
+                    "open it with the version that wrote it, or build it again"
+                )
+            meta = cls(**values)
+            numbers = (meta.dim, meta.c, *meta.widths.values())
+            if meta.model != "lorentz" or not all(isinstance(n, int | float) and n > 0 for n in numbers):
+                raise ValueError(f"implausible values {values}")
+        except BankError:
+            raise
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise BankError(
+                f"{path} is damaged ({error}): restore it from a backup, or build the bank again"
+            ) from error
+        return meta
+
+
+def vector_type(width: int) -> pa.DataType:
+    return pa.list_(pa.float32(), width)
+
+
+def arrow_schema(dim: int, widths: dict[str, int], extra: list[pa.Field]) -> pa.Schema:
+    """Of the rows: the fixed columns, then those of the user."""
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("image", pa.string()),
+        pa.field("text", pa.string()),
+        pa.field("digest", pa.string()),
+        pa.field("depth", pa.float32(), nullable=False),
+        pa.field("point", vector_type(dim), nullable=False),
+        *(pa.field(name, vector_type(width)) for name, width in sorted(widths.items())),
+    ]
+    return pa.schema(fields + extra)

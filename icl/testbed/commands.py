@@ -1,0 +1,94 @@
+"""``icl testbed``: train the small model, measure it, show its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
+
+if TYPE_CHECKING:
+    from icl.testbed.evaluate import Score
+    from icl.testbed.pretrain import State
+
+app = typer.Typer(help="A small vision-language model that really learns in context.", no_args_is_help=True)
+_OUT, _ERR = Console(), Console(stderr=True)
+
+Weights = Annotated[str, typer.Argument(help="base, or a folder that pretrain has made.")]
+
+
+@app.command()
+def pretrain(
+    seed: Annotated[int, typer.Option(help="Decides the first weights and all data.", min=0, max=2**31 - 1)] = 0,
+    style: Annotated[str, typer.Option(help="base: one token an image; long: four, and more text.")] = "base",
+    out: Annotated[Path | None, typer.Option(help="Default: out/testbed/STYLE-SEED.")] = None,
+) -> None:
+    """Train the model in minutes. A run that was cut short goes on where it was."""
+    from safetensors.torch import save_file
+
+    from icl.testbed import pretrain, report, vocabulary
+
+    if style not in vocabulary.STYLES:
+        raise typer.BadParameter(f"must be one of {', '.join(vocabulary.STYLES)}", param_hint="--style")
+    folder = out or Path("out/testbed") / f"{style}-{seed}"
+    run = pretrain.Pretraining(style, seed, folder)
+    columns = (BarColumn(), TextColumn("{task.completed} steps, accuracy {task.fields[accuracy]:.2f}"))
+    with Progress(TextColumn("{task.description}"), *columns, TimeElapsedColumn(), console=_ERR) as bar:
+        lines = [bar.add_task(phase.name, total=phase.steps, start=False, accuracy=0.0) for phase in pretrain.PHASES]
+
+        def show(state: State) -> None:
+            bar.start_task(lines[state.phase])
+            bar.update(lines[state.phase], completed=state.step, accuracy=state.accuracy)
+
+        try:
+            model = run.run(show)
+        except pretrain.NoBreakthroughError as error:
+            raise typer.BadParameter(str(error), param_hint="--seed") from error
+    scores = _scores(model, run.processor, seed=0)
+    card = report.card(run.state, model.num_parameters(), scores)
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"style": style})
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (folder / "card.md").write_text(report.card_markdown(card))
+    _show(scores, f"Weights and card are in {folder}.")
+
+
+@app.command("eval")
+def evaluate(
+    weights: Weights = "base",
+    seed: Annotated[int, typer.Option(help="Decides demonstrations, words and what tasks hide.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for testbed.csv, .png and .md.")] = Path("out/testbed"),
+) -> None:
+    """Accuracy by number and choice of demonstrations, and on the tasks as student and as teacher."""
+    from icl.testbed import report
+    from icl.testbed.model import load
+
+    scores = _scores(*load(weights), seed)
+    report.write(scores, out)
+    _show(scores, f"Also in {out}: testbed.csv, testbed.png, testbed.md.")
+
+
+@app.command()
+def card(weights: Weights = "base") -> None:
+    """How the weights were made, and how good they are."""
+    from icl.testbed import report
+
+    _OUT.print(Markdown(report.card_markdown(report.read_card(weights))))
+
+
+def _scores(model: Any, processor: Any, seed: int) -> list[Score]:
+    from icl.testbed import evaluate
+
+    scores = evaluate.scores(model, processor, seed)
+    return list(track(scores, "measuring", total=evaluate.SCORES, console=_ERR, transient=True))
+
+
+def _show(scores: list[Score], where: str) -> None:
+    from icl.testbed import report
+
+    for table in report.rich_tables(scores):
+        _OUT.print(table)
+    _OUT.print(where)

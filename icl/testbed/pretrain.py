@@ -1,0 +1,189 @@
+"""How the testbed's model learns to learn in context: three phases, resumable, the same weights for the same seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import Idefics2ForConditionalGeneration
+
+from icl.testbed.episodes import Batch, Layout, Sampler
+from icl.testbed.images import augmented, split
+from icl.testbed.model import build_model, encode, logits
+from icl.testbed.vocabulary import STYLES, build_processor
+
+_POOL = 384
+_CHECKPOINT_EVERY = 100
+# The running accuracy is a mean over about as many steps.
+_MEMORY = 20
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    steps: int
+    """At most, if there is an accuracy to reach."""
+    lr: float
+    warm_up: int = 0
+    decay: float = 0.0
+    """The share of the steps, the last, over which the learning rate falls to 0."""
+    until: float = 1.0
+    """Stops when the running accuracy, between 0 and 1, is above."""
+    chat: bool = True
+    """Two thirds of the steps are written as chats; else pairs are bare and an image is one token."""
+    fewest_classes: int = 2
+    digit_names: float = 0.0
+
+
+PHASES = (
+    # From the start, chats or several tokens an image kept the model from ever learning to look back; later it is easy.
+    Phase("induction", 3000, 3e-3, warm_up=200, until=0.9, chat=False, fewest_classes=6),
+    Phase("chat", 1600, 2e-3, decay=0.3),
+    # Without, the names of digits could not stand for anything but themselves.
+    Phase("digit names", 600, 1e-3, decay=0.5, digit_names=0.5),
+)
+
+
+@dataclass
+class State:
+    """Where training stands, and what there is to show of it."""
+
+    style: str
+    seed: int
+    phase: int = 0
+    step: int = 0
+    """Done in this phase."""
+    total: int = 0
+    accuracy: float = 0.0
+    """Running, on labels of maps whose class was shown before."""
+    loss: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+class NoBreakthroughError(RuntimeError):
+    """The first phase ended without in-context learning."""
+
+
+class Pretraining:
+    """One run; ``folder`` holds its checkpoint, from which a run that was cut short goes on."""
+
+    def __init__(self, style: str, seed: int, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.state, self.file = State(style, seed), folder / "checkpoint.safetensors"
+        self.processor = build_processor(STYLES[style])
+        self.model = build_model(STYLES[style], seed)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
+        if self.file.exists():
+            self._resume()
+
+    def run(self, report: Callable[[State], None]) -> Idefics2ForConditionalGeneration:
+        """Trains to the end. ``report`` is called after every step."""
+        # Sums depend on how many threads share them, and tensors of this size gain nothing from a second one.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            while self.state.phase < len(PHASES):
+                self._phase(PHASES[self.state.phase], report)
+                self.state.phase, self.state.step = self.state.phase + 1, 0
+        finally:
+            torch.set_num_threads(threads)
+        self.model.eval()
+        return self.model
+
+    def _phase(self, phase: Phase, report: Callable[[State], None]) -> None:
+        at, image = self.state, self.model.config.image_token_id
+        bare = Layout.bare([image]), Layout.bare([0])
+        if phase.chat:
+            several = Layout.bare([image] * STYLES[at.style].image_tokens), bare[1]
+            chat = Layout.chat(self.processor, "image"), Layout.chat(self.processor, "text")
+        self.model.train()
+        while at.step < phase.steps and at.accuracy <= phase.until:
+            begun = time.perf_counter(), time.process_time()
+            self._step(phase, bare if not phase.chat else chat if at.step % 3 else several)
+            at.step, at.total = at.step + 1, at.total + 1
+            at.seconds += time.perf_counter() - begun[0]
+            at.cpu_seconds += time.process_time() - begun[1]
+            if at.step % _CHECKPOINT_EVERY == 0:
+                self._save()
+            report(at)
+        if phase.until < 1 and at.accuracy <= phase.until:
+            raise NoBreakthroughError(
+                f"after {at.step} steps of phase {phase.name!r} accuracy is {at.accuracy:.2f}, not {phase.until}: "
+                f"try a seed other than {at.seed}"
+            )
+
+    def _step(self, phase: Phase, layouts: tuple[Layout, Layout]) -> None:
+        at, images = self.state, split("train")
+        # Data depend on the seed and the step alone, so there is no state of theirs to keep.
+        generator = torch.Generator().manual_seed((at.seed << 32) + at.total)
+        pool = torch.randperm(len(images), generator=generator)[:_POOL].sort().values
+        sampler = Sampler(self.processor, images.labels[pool])
+        batch = sampler.batch(*layouts, phase.fewest_classes, phase.digit_names, generator)
+        seen = encode(self.model, augmented(images.pixels[pool], generator))[:, : len(layouts[0].key)]
+        loss, accuracy = objective(logits(self.model, batch.input_ids, seen[batch.images].flatten(0, 1)), batch)
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(phase, at.step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        at.loss += (loss.item() - at.loss) / _MEMORY
+        at.accuracy += (accuracy.item() - at.accuracy) / _MEMORY
+
+    def _save(self) -> None:
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+        # Under its name only when it is whole.
+        partial = self.file.with_suffix(".partial")
+        save_file(tensors, partial, metadata={"state": json.dumps(asdict(self.state))})
+        os.replace(partial, self.file)
+
+    def _resume(self) -> None:
+        with safe_open(self.file, "pt") as saved:
+            state = State(**json.loads(saved.metadata()["state"]))
+        if (state.style, state.seed) != (self.state.style, self.state.seed):
+            raise ValueError(
+                f"{self.file} is of style {state.style!r} and seed {state.seed}: finish or remove that run first"
+            )
+        self.state = state
+        model: dict[str, Tensor] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in load_file(self.file).items():
+            kind, _, name = name.partition(".")
+            if kind == "model":
+                model[name] = value
+            else:
+                i, _, moment = name.partition(".")
+                moments.setdefault(int(i), {})[moment] = value
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+def learning_rate(phase: Phase, step: int) -> float:
+    rising = (step + 1) / phase.warm_up if phase.warm_up else 1.0
+    falling = (phase.steps - step) / (phase.decay * phase.steps) if phase.decay else 1.0
+    return phase.lr * min(1.0, rising, falling)
+
+
+def objective(predicted: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The weighted cross-entropy of logits (E, T, vocabulary), and the accuracy on the labels that are judged."""
+    counted = batch.weights[:, 1:] > 0
+    scores, targets = predicted[:, :-1][counted], batch.input_ids[:, 1:][counted]
+    weights, judged = batch.weights[:, 1:][counted], batch.judged[:, 1:][counted]
+    losses = cross_entropy(scores, targets, reduction="none")
+    right = scores.detach().argmax(-1) == targets
+    return (losses * weights).sum() / weights.sum(), right[judged].float().mean()

@@ -1,0 +1,94 @@
+"""The testbed's words, and the processor that turns chats and images into what the model reads.
+
+Two ways of writing the same chat. "base" is as short as can be, one token an image:
+
+    <s><image> is apple<end_of_utterance><image> is
+
+"long" is written as the large models are, with turns, a question, and boundaries around four tokens an image:
+
+    <s>User: <fake_token_around_image><image><image><image><image><fake_token_around_image> what is this called ?
+    <end_of_utterance> Assistant: this is called apple<end_of_utterance>
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from transformers import Idefics2ImageProcessorPil, Idefics2Processor, PreTrainedTokenizerFast
+
+from icl.testbed.images import SIZE
+
+_NOUNS = """
+apple arrow badge bell berry bird boat book bowl brick bridge broom brush bucket button cabin camel candle
+canoe carrot castle chain chair cherry cloud clover coat comet copper coral crown daisy desk dice dove drum
+eagle feather fern flag flute forest fox garden ghost glove goat hammer harbor hat honey horse island ivory
+jacket jewel kettle key kite ladder lamp lemon lion mango
+"""
+WORDS = tuple(_NOUNS.split())
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+END = "<end_of_utterance>"
+_BOUNDARY = "<fake_token_around_image>"
+_SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", _BOUNDARY, END)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a chat is written."""
+
+    image_tokens: int
+    """Image tokens between boundaries, or 1 without."""
+    opening: str
+    closing: str
+    """Before and after what the user says."""
+    lead: str
+    """Before what the assistant says, and so at the end of a prompt."""
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        text = f"{self.opening} {self.closing.replace(END, ' ')} {self.lead}"
+        return (*_SPECIAL, *dict.fromkeys(text.split()), *WORDS, *DIGITS)
+
+    @property
+    def chat_template(self) -> str:
+        return (
+            "{% for message in messages %}"
+            "{% if message['role'] == 'assistant' %}" + self.lead + " {% else %}" + self.opening + "{% endif %}"
+            "{% for part in message['content'] %}"
+            "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+            "{% endfor %}"
+            "{% if message['role'] == 'assistant' %}" + END + "{% else %}" + self.closing + "{% endif %}"
+            "{% endfor %}"
+            "{% if add_generation_prompt %}" + self.lead + "{% endif %}"
+        )
+
+
+STYLES = {
+    "base": Style(1, "", "", " is"),
+    "long": Style(4, "User: ", f" what is this called ?{END}", " Assistant: this is called"),
+}
+
+
+def build_processor(style: Style) -> Idefics2Processor:
+    """The processor of transformers for Idefics2, around a tokenizer of whole words."""
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(style.vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])
+    bos = ("<s>", style.vocabulary.index("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
+    # The processor writes a boundary, the image tokens and a boundary, and then one boundary for two that meet. Where
+    # <image> is its own boundary with nothing between, one <image> remains.
+    between, boundary = (0, "<image>") if style.image_tokens == 1 else (style.image_tokens, _BOUNDARY)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        padding_side="left",
+        extra_special_tokens={"image_token": "<image>", "image_boundary_token": boundary},
+    )
+    pixels = Idefics2ImageProcessorPil(
+        size={"shortest_edge": SIZE, "longest_edge": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return Idefics2Processor(pixels, fast, image_seq_len=between, chat_template=style.chat_template)
