@@ -21,6 +21,7 @@ from harness.sizes import FULL, QUICK
 collect_ignore = [
     "accuracy.py",
     "ann.py",
+    "bank.py",
     "gpu.py",
     "performance.py",
     "ranking.py",
