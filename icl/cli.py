@@ -22,6 +22,7 @@ from icl.embed import Embedder
 from icl.schema import BankError
 from icl.select import Order, Queries, Strategy
 from icl.select import select as choose
+from icl.testbed.commands import app as testbed_app
 
 
 class _Group(TyperGroup):
@@ -42,6 +43,7 @@ bank_app = typer.Typer(no_args_is_help=True, help="Banks of demonstrations.")
 lift_app = typer.Typer(no_args_is_help=True, help="Maps from embeddings to hyperbolic points.")
 app.add_typer(bank_app, name="bank")
 app.add_typer(lift_app, name="lift")
+app.add_typer(testbed_app, name="testbed")
 
 Bank = Annotated[Path, typer.Argument(metavar="BANK", help="Folder of the bank.")]
 Model = Annotated[str | None, typer.Option(help="CLIP-like model, by name or path; default: the one of the bank.")]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from transformers import AutoProcessor, Idefics2ForConditionalGeneration, Idefic
 from typer.testing import CliRunner
 
 from icl.testbed import TASKS, commands, episodes, evaluate, images, load, model, pretrain, report
-from icl.testbed.vocabulary import END, STYLES, WORDS, build_processor
+from icl.testbed.vocabulary import DIGITS, END, STYLES, WORDS, build_processor
 
 Loaded = tuple[Idefics2ForConditionalGeneration, Idefics2Processor]
 
@@ -192,6 +193,14 @@ def test_shipped_weights_give_the_figures_of_their_card(tmp_path: Path) -> None:
         assert abs(int(row["right"]) / int(row["prompts"]) - score.accuracy) <= 0.01, key
         assert f"{float(row['accuracy']):.3f} ({float(row['low']):.2f}-" in page
     assert (tmp_path / "testbed.png").stat().st_size > 10_000
+
+
+def test_without_demonstrations_it_names_the_digit(base: Loaded) -> None:
+    built, processor = base
+    inputs = inputs_of(processor, [chat([], query) for query in range(0, 240, 2)])
+    said = processor.batch_decode(built.generate(**inputs, max_new_tokens=1, do_sample=False)[:, -1:])
+    digits = images.split("test").labels[::2].tolist()
+    assert np.mean([word == DIGITS[digit] for word, digit in zip(said, digits)]) >= 0.95
 
 
 def test_card() -> None:

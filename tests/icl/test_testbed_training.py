@@ -158,8 +158,17 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path, monkey
     monkeypatch.setattr(pretrain, "_CHECKPOINT_EVERY", 3)
     whole = pretrain.Pretraining("base", 1, tmp_path / "whole")
     states: list[tuple[int, int, float]] = []
+    pictures: list[list[int]] = []
+    objective = pretrain.objective
+
+    def recorded(predicted: torch.Tensor, batch: episodes.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures.append(batch.images.tolist())
+        return objective(predicted, batch)
+
+    monkeypatch.setattr(pretrain, "objective", recorded)
     want = whole.run(lambda state: states.append((state.phase, state.step, state.loss)))
     assert states[-1][:2] == (1, 5)
+    assert all(a != b for i, a in enumerate(pictures) for b in pictures[:i]), "data came twice"
 
     def die(state: pretrain.State) -> None:
         if (state.phase, state.step) == (1, 4):
