@@ -112,14 +112,7 @@ class AnchorBank:
         A build that was cut short goes on where it was when it is run again: rows are committed in large pieces, and
         those that are there are skipped by id.
         """
-        folder = Path(folder)
-        if (folder / "bank.json").exists():
-            raise BankError(f"there is a bank at {folder}: append to it, or build into another folder")
-        # a lock alone is what a build leaves that had nothing to commit yet
-        foreign = folder.exists() and any(path.name != ".lock" for path in folder.iterdir())
-        if foreign and not (folder / "anchors.lance").exists():
-            raise BankError(f"{folder} is not empty and no bank: build into another folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = store.to_build(folder)
         with store.writing(folder):
             uri = folder / "anchors.lance"
             begun = uri.exists()
@@ -166,9 +159,7 @@ class AnchorBank:
                 return 0
             table = pa.concat_tables(tables)
             store.refuse_duplicates(table, store.ids(latest))
-            self.dataset = lance.write_dataset(table, latest, mode="append")
-            self._forget_cached()
-            self.vectors("point")
+            self._move(lance.write_dataset(table, latest, mode="append"))
         return int(table.num_rows)
 
     def delete(self, where: str | Sequence[str]) -> int:
@@ -181,9 +172,7 @@ class AnchorBank:
             before = latest.count_rows()
             with store.explained(f"cannot delete where {where}"):
                 latest.delete(where)
-            self.dataset = store.open_rows(self.folder, None)
-            self._forget_cached()
-            self.vectors("point")
+            self._move(store.open_rows(self.folder, None))
         return int(before - self.dataset.count_rows())
 
     def compact(self, keep: int = 1) -> None:
@@ -191,12 +180,10 @@ class AnchorBank:
         with store.writing(self.folder):
             latest = store.open_rows(self.folder, None)
             latest.optimize.compact_files()
-            self.dataset = store.open_rows(self.folder, None)
+            self._move(store.open_rows(self.folder, None))
             _, made = sorted(self.versions())[-keep:][0]
             age = datetime.now(made.tzinfo) - made
             self.dataset.cleanup_old_versions(older_than=age, delete_unverified=True)
-            self._forget_cached()
-            self.vectors("point")
             left = [int(v["version"]) for v in self.dataset.versions()]
             columns.forget(self.folder / "vectors", [store.open_rows(self.folder, v) for v in left])
 
@@ -321,6 +308,9 @@ class AnchorBank:
         ids: np.ndarray = self.dataset.to_table(columns=[], with_row_id=True).column("_rowid").to_numpy()
         return ids
 
-    def _forget_cached(self) -> None:
+    def _move(self, dataset: lance.LanceDataset) -> None:
+        """To the version that was just written, whose vectors are made for all readers."""
+        self.dataset = dataset
         for name in ("_mapped", "_row_ids"):
             self.__dict__.pop(name, None)
+        self.vectors("point")

@@ -112,13 +112,8 @@ def build(
 
     A build that was cut short starts from the beginning when it is run again.
     """
-    folder = Path(folder)
+    folder = store.to_build(folder)
     uri = folder / "anchors.lance"
-    if (folder / "bank.json").exists():
-        raise BankError(f"there is a bank at {folder}: append to it, or build into another folder")
-    if folder.exists() and not uri.exists() and any(folder.iterdir()):
-        raise BankError(f"{folder} is not empty and no bank: build into another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     with store.writing(folder):
         shutil.rmtree(uri, ignore_errors=True)
         uri.mkdir()  # from here on, what is there is an unfinished build

@@ -16,6 +16,19 @@ from icl.schema import BankError
 _LOCK_SECONDS = 600
 
 
+def to_build(folder: str | Path) -> Path:
+    """The folder, made if need be, if a bank can be built there, or a build that was cut short go on."""
+    folder = Path(folder)
+    if (folder / "bank.json").exists():
+        raise BankError(f"there is a bank at {folder}: append to it, or build into another folder")
+    # a lock alone is what a build leaves that had nothing to commit yet
+    foreign = folder.exists() and any(path.name != ".lock" for path in folder.iterdir())
+    if foreign and not (folder / "anchors.lance").exists():
+        raise BankError(f"{folder} is not empty and no bank: build into another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
     uri = folder / "anchors.lance"
     try:
