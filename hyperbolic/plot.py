@@ -28,13 +28,27 @@ if TYPE_CHECKING:
 
 # Paul Tol's "muted" scheme, told apart by colour-blind readers too; what has no colour of its own is grey.
 _COLOURS = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933")
-_GREY, _PAPER, _INK, _RING, _ARC = "#b8bcc2", "#fbfbfd", "#30343b", "#e2e5ea", "#8d96a3"
+_GREY, _PAPER, _INK, _RING, _ARC, _STAR = "#b8bcc2", "#fbfbfd", "#30343b", "#e2e5ea", "#8d96a3", "#d62728"
 _RINGS = (1.0, 2.0, 3.0, 4.0)
 # Points on a drawn geodesic: between opposite points at radius 15 the polygon is within 1e-3 of the arc.
 _STEPS = 129
 # In points, of 1/72 inch.
 _THUMBNAIL, _FONT = 36, 8
 _ITERATIONS = 100
+# plotly's own page tells telephones nothing of the width.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Poincaré disk</title>
+<style>body { margin: 0 }</style>
+</head>
+<body>
+FIGURE
+</body>
+</html>
+"""
 
 
 class Reduced(NamedTuple):
@@ -110,6 +124,7 @@ def disk(
     texts: Sequence[str] | None = None,
     images: Sequence[str | Path | Image | None] | None = None,
     edges: Tensor | None = None,
+    stars: Sequence[int] = (),
     ax: Axes | None = None,
 ) -> Axes:
     """Draws points (N, 2) of either model on the Poincaré disk, scaled to the unit disk; returns the axes.
@@ -118,8 +133,9 @@ def disk(
         labels: (N,) colour the points: the most frequent values get a colour each and a legend, a floating point
             tensor a colour bar.
         texts: written beside the points, where there is room; the earlier ones first.
-        images: thumbnails on the points, paths or Pillow's, or None; where there is room.
+        images: thumbnails on the points, paths or Pillow's, or None; where texts leave room.
         edges: (E, 2) int64, rows of ``points`` to join by geodesics, which are arcs that meet the rim at right angles.
+        stars: rows of ``points`` to draw as red stars above the others; they have no part in the labels.
 
     Thin rings are at radius 1, 2, 3 and 4, the radius being sqrt(c) times the distance to the origin.
 
@@ -149,19 +165,23 @@ def disk(
         "linewidths": 0.4,
         "zorder": 3,
     }
+    stars, dots = _split("disk", stars, len(x))
     if isinstance(labels, Tensor) and labels.is_floating_point():
-        shown = ax.scatter(xy[:, 0], xy[:, 1], c=labels.detach().cpu().numpy(), cmap="viridis", **style)
+        shown = ax.scatter(xy[dots, 0], xy[dots, 1], c=labels[dots].detach().cpu().numpy(), cmap="viridis", **style)
         ax.figure.colorbar(shown, ax=ax, shrink=0.6, pad=0.02)
     else:
-        groups = _groups(labels, len(x))
+        groups = _groups(labels, dots)
         for _, colour, rows in groups:
             ax.scatter(xy[rows, 0], xy[rows, 1], color=colour, **style)
         if labels is not None:
             _legend(ax, groups, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    if images is not None:
-        _thumbnails(ax, xy, images)
+    if stars:
+        ax.scatter(xy[stars, 0], xy[stars, 1], marker="*", s=180, color=_STAR, edgecolors="white", zorder=6)
+    taken: list[np.ndarray] = []
     if texts is not None:
-        _texts(ax, xy, texts)
+        _texts(ax, xy, texts, taken)
+    if images is not None:
+        _thumbnails(ax, xy, images, taken)
     return ax
 
 
@@ -173,7 +193,7 @@ def depths(depth: Tensor, labels: Sequence[Any] | None = None, ax: Axes | None =
     from matplotlib.ticker import MaxNLocator
 
     ax = ax or _axes(8, 3.5)
-    values, groups = depth.detach().cpu().numpy(), _groups(labels, len(depth))
+    values, groups = depth.detach().cpu().numpy(), _groups(labels, range(len(depth)))
     colours = [colour for _, colour, _ in groups]
     ax.hist([values[rows] for _, _, rows in groups], bins=40, stacked=True, color=colours, edgecolor="white", lw=0.3)
     ax.set(xlabel="distance to the origin", ylabel="points")
@@ -193,6 +213,7 @@ def interactive(
     labels: Sequence[Any] | None = None,
     texts: Sequence[str] | None = None,
     edges: Tensor | None = None,
+    stars: Sequence[int] = (),
 ) -> None:
     """Writes what :func:`disk` draws as one HTML file to look at and to zoom: needs no network, shows texts on hover.
 
@@ -217,17 +238,27 @@ def interactive(
         arcs = torch.nn.functional.pad(_arcs(x, edges), (0, 0, 0, 1), value=torch.nan).flatten(0, 1).numpy()
         line = {"color": _ARC, "width": 1}
         figure.add_scatter(x=arcs[:, 0], y=arcs[:, 1], mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    for name, colour, rows in _groups(labels, len(x)):
+    stars, dots = _split("interactive", stars, len(x))
+    dot: dict[str, Any] = {"size": 7, "line": {"color": "white", "width": 0.5}}
+    for name, colour, rows in _groups(labels, dots):
         figure.add_scatter(
             x=xy[rows, 0], y=xy[rows, 1], mode="markers", name=html.escape(name), hovertext=[hover[i] for i in rows],
-            hoverinfo="text", marker={"color": colour, "size": 7, "line": {"color": "white", "width": 0.5}},
+            hoverinfo="text", marker={**dot, "color": colour},
+        )  # fmt: skip
+    if stars:
+        figure.add_scatter(
+            x=xy[stars, 0], y=xy[stars, 1], mode="markers", hovertext=[hover[i] for i in stars], hoverinfo="text",
+            marker={**dot, "color": _STAR, "size": 15, "symbol": "star"}, showlegend=False,
         )  # fmt: skip
     hidden = {"visible": False, "range": [-1.03, 1.03]}
     figure.update_layout(
         template="plotly_white", xaxis=hidden, yaxis={**hidden, "scaleanchor": "x"}, showlegend=labels is not None,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        # below, where a telephone has room for it
+        legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"},
     )  # fmt: skip
-    figure.write_html(str(path), include_plotlyjs=True)
+    drawn = figure.to_html(full_html=False, include_plotlyjs=True, default_height="100vh")
+    Path(path).write_text(_PAGE.replace("FIGURE", drawn), encoding="utf-8")
 
 
 Group = tuple[str, str, list[int]]
@@ -263,18 +294,26 @@ def _arcs(x: Tensor, edges: Tensor) -> Tensor:
     return models.lorentz_to_poincare(lorentz.geodesic(ends[:, :1], ends[:, 1:], t))
 
 
-def _groups(labels: Sequence[Any] | Tensor | None, count: int) -> list[Group]:
+def _split(function: str, stars: Sequence[int], count: int) -> tuple[list[int], list[int]]:
+    """The rows that are stars, and the others."""
+    if not set(stars) <= set(range(count)):
+        raise ValueError(f"{function}: stars must be rows of the {count} points, got {list(stars)}")
+    return list(stars), sorted(set(range(count)) - set(stars))
+
+
+def _groups(labels: Sequence[Any] | Tensor | None, rows: Sequence[int]) -> list[Group]:
     """Name, colour and rows of each label that gets a colour, the most frequent first, after the rest in grey."""
     if labels is None:
-        return [("", _COLOURS[0], list(range(count)))]
-    names = [str(v) for v in (labels.tolist() if isinstance(labels, Tensor) else labels)]
-    frequent = [name for name, _ in Counter(names).most_common(len(_COLOURS))]
-    rows: dict[str, list[int]] = {name: [] for name in frequent}
-    rest = [i for i, name in enumerate(names) if name not in rows]
-    for i, name in enumerate(names):
-        if name in rows:
-            rows[name].append(i)
-    coloured = [(name, colour, rows[name]) for name, colour in zip(frequent, _COLOURS)]
+        return [("", _COLOURS[0], list(rows))]
+    values = labels.tolist() if isinstance(labels, Tensor) else labels
+    names = {i: str(values[i]) for i in rows}
+    frequent = [name for name, _ in Counter(names.values()).most_common(len(_COLOURS))]
+    members: dict[str, list[int]] = {name: [] for name in frequent}
+    rest = [i for i, name in names.items() if name not in members]
+    for i, name in names.items():
+        if name in members:
+            members[name].append(i)
+    coloured = [(name, colour, members[name]) for name, colour in zip(frequent, _COLOURS)]
     return ([("other", _GREY, rest)] if rest else []) + coloured
 
 
@@ -289,7 +328,7 @@ def _legend(ax: Axes, groups: list[Group], **where: Any) -> None:
         text.set_text(f"{_shortened(name)} ({len(rows)})")
 
 
-def _texts(ax: Axes, xy: np.ndarray, texts: Sequence[str]) -> None:
+def _texts(ax: Axes, xy: np.ndarray, texts: Sequence[str], taken: list[np.ndarray]) -> None:
     from matplotlib.patheffects import withStroke
 
     rows = [i for i, text in enumerate(texts) if text]
@@ -297,7 +336,7 @@ def _texts(ax: Axes, xy: np.ndarray, texts: Sequence[str]) -> None:
     size = np.array([[0.62 * _FONT * len(text), 1.4 * _FONT] for text in short]).reshape(-1, 2)
     side = np.where(xy[:, :1] < 0, -1.0, 1.0)
     shift = side * (size[:, :1] / 2 + 5)
-    for i in _apart(ax, xy, size, np.hstack([shift, np.zeros_like(shift)])):
+    for i in _apart(ax, xy, size, np.hstack([shift, np.zeros_like(shift)]), taken):
         ax.annotate(
             short[i], tuple(xy[i]), xytext=(5 * side[i, 0], 0), textcoords="offset points", va="center", fontsize=_FONT,
             ha="left" if side[i, 0] > 0 else "right", color=_INK, parse_math=False, zorder=5, in_layout=False,
@@ -305,13 +344,13 @@ def _texts(ax: Axes, xy: np.ndarray, texts: Sequence[str]) -> None:
         )  # fmt: skip
 
 
-def _thumbnails(ax: Axes, xy: np.ndarray, images: Sequence[str | Path | Image | None]) -> None:
+def _thumbnails(ax: Axes, xy: np.ndarray, images: Sequence[str | Path | Image | None], taken: list[np.ndarray]) -> None:
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
     from PIL import Image, ImageOps
 
     rows = [i for i, image in enumerate(images) if image is not None]
     size = np.full((len(rows), 2), _THUMBNAIL + 4.0)
-    for i in (rows[j] for j in _apart(ax, xy[rows], size, np.zeros_like(size))):
+    for i in (rows[j] for j in _apart(ax, xy[rows], size, np.zeros_like(size), taken)):
         given = images[i]
         if isinstance(given, Image.Image):
             picture = given.convert("RGB")
@@ -324,16 +363,21 @@ def _thumbnails(ax: Axes, xy: np.ndarray, images: Sequence[str | Path | Image | 
         ax.add_artist(AnnotationBbox(shown, tuple(xy[i]), pad=0.08, bboxprops=box, zorder=4))
 
 
-def _apart(ax: Axes, xy: np.ndarray, size: np.ndarray, shift: np.ndarray) -> list[int]:
-    """Rows, the earlier first, whose boxes of this size in points (1/72 inch) do not cover one another."""
+def _apart(ax: Axes, xy: np.ndarray, size: np.ndarray, shift: np.ndarray, taken: list[np.ndarray]) -> list[int]:
+    """Rows, the earlier first, whose boxes of this size in points (1/72 inch) cover none of those ``taken``.
+
+    A box is a centre and a size; those of the rows are added to ``taken``.
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # settles where the axes are
-    centre = ax.transData.transform(xy) * 72 / figure.dpi + shift
+    boxes = np.hstack([ax.transData.transform(xy) * 72 / figure.dpi + shift, size])
     kept: list[int] = []
-    for i in range(len(xy)):
-        gap = np.abs(centre[kept] - centre[i]) - (size[kept] + size[i]) / 2
+    for i, box in enumerate(boxes):
+        others = np.array(taken).reshape(-1, 4)
+        gap = np.abs(others[:, :2] - box[:2]) - (others[:, 2:] + box[2:]) / 2
         if not (gap < 0).all(1).any():
+            taken.append(box)
             kept.append(i)
     return kept
 

@@ -43,13 +43,16 @@ def scene(name: str, model: str, dtype: torch.dtype, radius: float | None = None
     if name == "far":
         x = sampler.store(sampler._at(sampler.directions(), numpy.full((9, 1), min(20.0, sampler.max_radius))))
         return x, sampler.partner(x, "close"), c
+    if name == "rim":
+        x = sampler.store(sampler._at(sampler.directions(), numpy.full((9, 1), sampler.max_radius)))
+        return x, sampler.partner(x), c
     assert name == "outlier"
     x = sampler.store(sampler._at(sampler.directions(), numpy.full((9, 1), 1e-3)))
     x[4] = sampler.store(sampler._at(sampler.directions(), numpy.full((9, 1), 15.0)))[4]
     return x, x.roll(1, 0), c
 
 
-SCENES = pytest.mark.parametrize("name", ["mixed", "line", "wide", "equal", "clusters", "far", "outlier"])
+SCENES = pytest.mark.parametrize("name", ["mixed", "line", "wide", "equal", "clusters", "far", "rim", "outlier"])
 
 
 def exact_dist(model: str, x: Vector, y: Vector, c: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy
 import pytest
 import torch
 from mpmath import mpf
@@ -10,6 +13,8 @@ from torch import Tensor
 
 from hyperbolic import pairwise
 from hyperbolic.testing import Sampler, oracle
+from hyperbolic.testing.contract import GRADIENT_RADIUS
+from hyperbolic.testing.errors import covector_norm
 
 REPAIR = pairwise._REPAIR
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -61,6 +66,12 @@ def test_repair(model: str, dtype: torch.dtype, device: Device) -> None:
             assert not d[tuple(zip(*entries))].isnan().any()
 
 
+def zeros(x: Tensor, y: Tensor) -> list[Tensor]:
+    """What gradients are added to."""
+    words = 2 if torch.float64 in (x.dtype, y.dtype) else 1
+    return [torch.zeros(size, dtype=torch.float64) for size in ((*x.shape, words), (*y.shape, words), ())]
+
+
 @devices
 @MODELS
 @DTYPES
@@ -71,14 +82,42 @@ def test_repair_backward(model: str, dtype: torch.dtype, device: Device) -> None
         result = torch.promote_types(dtype, torch.float32)
         w, counts = flawed(n, m, tile, result)
         g = torch.randn(m, n, dtype=result).t()
-        start = [torch.randn(size, dtype=torch.float64) for size in (x.shape, y.shape, ())]
+        start = [torch.randn_like(a) for a in zeros(x, y)]
+        for a in start[:2]:
+            a[..., 1:] *= 2.0**-54  # what a first word leaves over
         got, want = [a.clone() for a in start], [a.clone() for a in start]
         device(f"{model}_repair_backward", w, g, x, y, c, *got, counts, *tile)
         REPAIR[model].backward(w, g, x, y, c, *want, counts, *tile)
-        for a, b, before in zip(got, want, start):
-            bound = (1e-14 if dtype == torch.float64 else 1e-12) * (1 + (b - before).abs().max())
+        coordinate, number = {torch.float64: (1e-27, 1e-14)}.get(dtype, (1e-12, 1e-12))
+        for a, b, before, bound in zip(got, want, start, (coordinate, coordinate, number)):
             assert not torch.equal(b, before)
-            assert (a - b).abs().max() <= bound
+            assert (a - b).sum(-1).abs().max() <= bound * (1 + (b - before).abs().max())
+
+
+@devices
+@MODELS
+def test_far_out(model: str, device: Device) -> None:
+    """In two words, not yet rounded to one, gradients hold the contract as far out as it reaches, also those that
+    several calls add to.
+    """
+    sampler = Sampler(model, torch.float64, 3, 1.0, 5, 6, GRADIENT_RADIUS[torch.float64])
+    x = sampler.store(sampler._at(sampler.directions(), numpy.full((6, 1), sampler.max_radius)))
+    y, g, c = sampler.partner(x), torch.randn(6, 6, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    w, counts = torch.full_like(g, torch.nan), torch.ones(1, 1, dtype=torch.int32)
+    for backward in (REPAIR[model].backward, partial(device, f"{model}_repair_backward")):
+        gx, gy, gc = zeros(x, y)
+        for part in (slice(4), slice(4, 6)):
+            backward(w[:, part], g[:, part], x, y[part], c, gx, gy[part], gc, counts, 6, 6)
+        with oracle.digits():
+            points, weights = (oracle.exact(x), oracle.exact(y)), (oracle.exact(g), oracle.exact(g.T))
+            for side, got in enumerate((gx, gy)):
+                for i, p in enumerate(points[side]):
+                    error, size = [mpf(hi) + mpf(lo) for hi, lo in got[i].tolist()], mpf(0)
+                    for q, a in zip(points[1 - side], weights[side][i]):
+                        if p != q:
+                            slope = oracle.gradient_of_dist(model, p, q, mpf(1))
+                            error, size = [e - a * b for e, b in zip(error, slope)], size + abs(a)
+                    assert covector_norm(model, p, error, mpf(1)) <= 2e-14 * size
 
 
 @MODELS
@@ -87,7 +126,7 @@ def test_repair_against_the_oracle(model: str) -> None:
     x, y, c = scene(model, 4, 5, 3, torch.float64)
     d, counts = flawed(4, 5, (2, 2), torch.float64)
     entries, g = counted(d, counts, (2, 2)), torch.randn(4, 5, dtype=torch.float64)
-    gx, gy, gc = torch.zeros_like(x), torch.zeros(5, 3, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    gx, gy, gc = zeros(x, y)
     REPAIR[model].backward(d, g, x, y, c, gx, gy, gc, counts, 2, 2)
     REPAIR[model].operator(d, x, y, c, counts, 2, 2)
     with oracle.digits():
@@ -103,7 +142,7 @@ def test_repair_against_the_oracle(model: str) -> None:
                 want[i] = [a + mpf(g[i, j].item()) * b for a, b in zip(want[i], gradient)]
                 by_c += mpf(g[i, j].item()) * (dist(p[i], q[j], k + step) - dist(p[i], q[j], k - step)) / (2 * step)
         exact_gx = torch.tensor([[float(a) for a in row] for row in want], dtype=torch.float64)
-    torch.testing.assert_close(gx, exact_gx, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gx[..., 0], exact_gx, rtol=1e-12, atol=1e-12)
     assert abs(gc.item() - float(by_c)) <= 1e-12 * (1 + abs(float(by_c)))
 
 
@@ -113,6 +152,5 @@ def test_repair_schema(model: str) -> None:
     d, counts = flawed(4, 5, (2, 2), torch.float32)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(REPAIR[model].operator, (d, x, y, c, counts, 2, 2), test_utils=checks)
-    gradients = [torch.zeros(size, dtype=torch.float64) for size in (x.shape, y.shape, ())]
-    args = d, torch.ones_like(d), x, y, c, *gradients, counts, 2, 2
+    args = d, torch.ones_like(d), x, y, c, *zeros(x, y), counts, 2, 2
     torch.library.opcheck(REPAIR[model].backward, args, test_utils=checks)

@@ -20,7 +20,7 @@ import numpy
 import pytest
 import torch
 from mpmath import mpf
-from test_pairwise import DIST, DTYPES, GRADIENT, MODELS, MODULES, exact_dist, scene
+from test_pairwise import DIST, DTYPES, GRADIENT, MODELS, MODULES, SCENES, exact_dist, scene
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from hyperbolic.testing import Sampler, oracle
 from hyperbolic.testing.contract import GRADIENT_RADIUS
 from hyperbolic.testing.errors import covector_norm, ulp
-from hyperbolic.testing.oracle.vectors import minus
+from hyperbolic.testing.oracle.vectors import Vector, minus
 
 triton = pytest.importorskip("triton", reason="not installed")
 tl = pytest.importorskip("triton.language")
@@ -40,7 +40,6 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 needs_device = pytest.mark.skipif(
     not INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU; test_interpreted does without"
 )
-SCENES = pytest.mark.parametrize("name", ["mixed", "line", "wide", "equal", "clusters", "far", "outlier"])
 # of entries that are computed and not used
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
@@ -141,41 +140,62 @@ def test_pairwise_dist(name: str, model: str, dtype: torch.dtype) -> None:
                 assert abs(mpf(d[i, j].item()) - want) <= mpf(DIST[dtype]) * want
 
 
+def beyond_storage(model: str, got: Tensor, p: Vector, others: list[Vector], weights: list[Any], c: float) -> Any:
+    """The error of a gradient at ``p``, beyond the half ULP a coordinate that storing it costs, relative to the sum of
+    the sizes of its terms.
+    """
+    total, size = [mpf(0)] * len(p), mpf(0)
+    for q, w in zip(others, weights, strict=True):
+        if p == q:
+            continue
+        slope = oracle.gradient_of_dist(model, p, q, mpf(c))
+        total, size = [a + w * b for a, b in zip(total, slope)], size + abs(w)
+    error = covector_norm(model, p, minus(oracle.exact(got), total), mpf(c))
+    half = [ulp(t, got.dtype) / 2 for t in total]
+    return (error - covector_norm(model, [abs(a) for a in p], half, mpf(c))) / (size or 1)
+
+
 @needs_device
 @DTYPES
 @MODELS
 @SCENES
 def test_gradient(name: str, model: str, dtype: torch.dtype) -> None:
-    """At every point within the contract, beyond the half ULP a coordinate that storing the gradient costs, and in
-    float64 those that storing its terms and their sums does.
-    """
+    """At every point within the contract."""
     x, y, c = scene(name, model, dtype, GRADIENT_RADIUS[dtype])
     g = torch.linspace(-1, 2, len(x) * len(y), dtype=dtype).reshape(len(x), len(y))
     got = [a.cpu() for a in pairwise_dist.pairwise_dist_backward(model, *on_device(x, y, c, g))]
     with oracle.digits():
-        points, weights = (oracle.exact(x), oracle.exact(y)), oracle.exact(g)
-        by_c, moves = mpf(0), mpf(0)
+        points, weights = (oracle.exact(x), oracle.exact(y)), (oracle.exact(g), oracle.exact(g.T))
         for side in (0, 1):
             for i, p in enumerate(points[side]):
-                total, size, parts = [mpf(0)] * len(p), mpf(0), [mpf(0)] * len(p)
-                for j, q in enumerate(points[1 - side]):
-                    if p == q:
-                        continue
-                    w = weights[i][j] if side == 0 else weights[j][i]
-                    slope = oracle.gradient_of_dist(model, p, q, mpf(c))
-                    total, size = [a + w * b for a, b in zip(total, slope)], size + abs(w)
-                    parts = [a + abs(w * b) for a, b in zip(parts, slope)]
-                    if side == 0 and name == "mixed":
-                        move = w * oracle.vjp(getattr(oracle, model).dist, (p, q, mpf(c)), mpf(1))[2]
-                        by_c, moves = by_c + move, moves + abs(move)
-                error = minus(oracle.exact(got[side][i]), total)
-                half = [ulp(t, dtype) / 2 for t in total]
-                if dtype == torch.float64:
-                    half = [a + len(points[1 - side]) * mpf(2) ** -53 * b for a, b in zip(half, parts)]
-                floor = covector_norm(model, [abs(a) for a in p], half, mpf(c))
-                assert covector_norm(model, p, error, mpf(c)) - floor <= GRADIENT[dtype] * size
+                error = beyond_storage(model, got[side][i], p, points[1 - side], weights[side][i], c)
+                assert error <= GRADIENT[dtype]
         if name == "mixed":
-            assert abs(mpf(got[2].item()) - by_c) <= (2e-6 if dtype == torch.float32 else 1e-13) * moves
+            moves = [
+                w * oracle.vjp(getattr(oracle, model).dist, (p, q, mpf(c)), mpf(1))[2]
+                for p, row in zip(points[0], weights[0])
+                for q, w in zip(points[1], row)
+                if p != q
+            ]
+            bound = (2e-6 if dtype == torch.float32 else 1e-13) * sum(map(abs, moves))
+            assert abs(mpf(got[2].item()) - sum(moves)) <= bound
+
+
+@needs_device
+@DTYPES
+@MODELS
+def test_sum_of_gradients(model: str, dtype: torch.dtype) -> None:
+    """Over panels and elements of a batch, which all but cancel: as far out as the contract reaches, and within it."""
+    sampler = Sampler(model, dtype, 3, 1.0, 7, 40, GRADIENT_RADIUS[dtype])
+    x = sampler.store(sampler._at(sampler.directions(), numpy.full((40, 1), sampler.max_radius)))[:2]
+    y = sampler.partner(x.repeat(20, 1))
+    g = torch.linspace(-1, 2, 80, dtype=dtype).reshape(2, 40)
+    g = torch.stack([g, g * (2.0**-20 - 1)])
+    by_x = pairwise_dist.pairwise_dist_backward(model, *on_device(x, y.expand(2, 40, 3), 1.0, g))[0].cpu()
+    with oracle.digits():
+        others, weights = oracle.exact(y.repeat(2, 1)), oracle.exact(g.transpose(0, 1).flatten(1))
+        for i, p in enumerate(oracle.exact(x)):
+            assert beyond_storage(model, by_x[i], p, others, weights[i], 1.0) <= GRADIENT[dtype]
 
 
 def spread(model: str, dtype: torch.dtype, n: int, dim: int, seed: int = 0) -> Tensor:

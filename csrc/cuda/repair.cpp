@@ -61,9 +61,10 @@ void repair(const Tensor& d, const Tensor& x, const Tensor& y, const Tensor& c, 
 template <const RepairKernel& kernel>
 void add_gradient(const Device& device, const Pairs& p, const Tensor& g, bool of_x, const Tensor& result,
                   const Tensor* gc) {
-  STD_TORCH_CHECK(result.scalar_type() == ScalarType::Double && result.is_contiguous(),
-                  "hyperbolic: gradients must be contiguous and of float64");
-  const int64_t own = p.entries.own;
+  const int64_t own = p.entries.own, words = p.wide ? 2 : 1;
+  STD_TORCH_CHECK(result.scalar_type() == ScalarType::Double && result.is_contiguous() &&
+                      result.numel() == own * p.dim * words,
+                  "hyperbolic: gradients must be contiguous and of float64, in two words for float64 data, else in one");
   const unsigned lanes = lanes_for(p.dim);
   Plan plan(device, lanes, WARP / lanes, 0, 0, 2 * (p.dim + 1));
   plan.prepare(device, own);
@@ -72,7 +73,7 @@ void add_gradient(const Device& device, const Pairs& p, const Tensor& g, bool of
   to.g = input(g);
   to.own_stride = g.stride(of_x ? 0 : 1);
   to.other_stride = g.stride(of_x ? 1 : 0);
-  to.result = static_cast<double*>(result.mutable_data_ptr());
+  to.result = result.mutable_data_ptr();
   to.staging = plan.staging;
   if (gc) {
     parts = device.words(2 * (own + 1));

@@ -85,6 +85,10 @@ __global__ void __launch_bounds__(MOST_THREADS) repair(const __grid_constant__ P
   }
 }
 
+// Added once for all pairs of a row.
+HYPERBOLIC_INLINE void add(Wide all, Wide& to) { to = to + all; }
+HYPERBOLIC_INLINE void add(Wide all, double& to) { to += all.hi; }
+
 // A block, of one warp, takes a row of one side: its teams add up the pairs that they have, and then what they have
 // added up.
 template <class Pair, class T>
@@ -123,7 +127,7 @@ __global__ void __launch_bounds__(WARP)
         if (to.by_c) part[0] = all.hi, part[1] = all.lo;
         if (to.by_c && i == p.entries.own - 1) part[2] = *to.by_c, part[3] = 0.0;
       } else if (any) {
-        to.result[i * p.dim + k] += all.hi;
+        add(all, static_cast<W*>(to.result)[i * p.dim + k]);
       }
     }
     __syncwarp();

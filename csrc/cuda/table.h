@@ -104,12 +104,12 @@ struct Pairs {
   } tiles;
 };
 
-// Cotangents of the entries, and what the gradient at own rows, in float64 and contiguous, is added to. If wanted,
-// parts_by_c gets the gradient by c, a double-double for each own row and one for what by_c is already.
+// Cotangents of the entries, and what the gradient at own rows is added to: contiguous, wide numbers for the type of the
+// rows. If wanted, parts_by_c gets the gradient by c, a double-double for each own row and one for what by_c is already.
 struct Gradient {
   Input g;
   int64_t own_stride, other_stride;
-  double* result;
+  void* result;
   const double* by_c;
   double* parts_by_c;
   Staging staging;

@@ -141,7 +141,7 @@ class Level:
 
     def evaluate(self, *args: Tensor) -> Any:
         """The reference: runs where no compiled kernel does."""
-        results = self._in_pieces(args)
+        results = self.in_pieces(args)
         if self.arity is None:
             shape, dtype = self._result(args)
             if self.op.point == "ball":
@@ -157,7 +157,7 @@ class Level:
             for g, a, core in zip((wide.round_to(r, a.dtype) for r, a in zip(results, args)), args, self.cores)
         )
 
-    def _in_pieces(self, args: Sequence[Tensor]) -> list[Wide]:
+    def in_pieces(self, args: Sequence[Tensor]) -> list[Wide]:
         """The formula's results, wide, from slices of the batch that keep its many intermediates in the cache."""
         batches = [core.batch(a.shape) for a, core in zip(args, self.cores)]
         shape = torch.broadcast_shapes(*batches)
@@ -174,7 +174,7 @@ class Level:
         dims = [p if p >= 0 and b[p] == size else None for p, b in zip(places, batches)]
         step = max(1, size // pieces)
         parts = [
-            self._in_pieces([a if d is None else a.narrow(d, i, min(step, size - i)) for a, d in zip(args, dims)])
+            self.in_pieces([a if d is None else a.narrow(d, i, min(step, size - i)) for a, d in zip(args, dims)])
             for i in range(0, size, step)
         ]
         along = [dim] if self.arity is None else dims[: self.arity]

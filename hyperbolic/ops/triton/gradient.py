@@ -3,7 +3,8 @@
 As in csrc/cpu/kernels/pairwise_gradient.h: at x_i it is sum_j w_ij (a_i h_ij x_i - k_i k_j y_j)/sqrt(c) with
 w = g/sinh D, h = cosh r_j (plus cosh D in the ball), and alike at y_j. So one matrix W_ij = w_ij k_i k_j serves both
 sides: W y and W^T x are two more products. Entries that a product must not serve are 0 in W and left to
-``hyperbolic.ops.repair``. Sums over tiles are taken in float64 and in one order.
+``hyperbolic.ops.repair``. Sums are taken in one order: over tiles in float64, over what is left in double-double for
+float64 data.
 
 The weights g are given, or are made here of the distances: those of the contrastive loss.
 """
@@ -33,11 +34,11 @@ from hyperbolic.ops.triton.tile import (
     tested_slope,
     tiling,
 )
-from hyperbolic.reference.wide import round_to
+from hyperbolic.reference.wide import DoubleDouble, Wide, round_to
 
 
 class Gradient(NamedTuple):
-    """By the points and the curvature parameter, in float64."""
+    """By the points, words along a last dimension, and by the curvature parameter, in float64."""
 
     x: Tensor
     y: Tensor
@@ -47,8 +48,8 @@ class Gradient(NamedTuple):
 class Sums(NamedTuple):
     """What products and single pairs add to a gradient.
 
-    Apart for float64 data: far out, a pair's part across the radius is so much longer than that along it, which the
-    metric stretches, that a sum should be rounded no more often than it must.
+    Apart for float64 data, whose pairs are summed in double-doubles (``hyperbolic.ops.repair`` says why). One word is
+    enough for products: far out, pairs with a large part across the radius do not pass the test of their terms.
     """
 
     products: Gradient
@@ -56,18 +57,21 @@ class Sums(NamedTuple):
 
     @staticmethod
     def zeros(x: Tensor, y: Tensor, c: Tensor, dtype: torch.dtype) -> Sums:
-        def zeros() -> Gradient:
-            return Gradient(*(torch.zeros(a.shape, dtype=torch.float64, device=a.device) for a in (x, y, c)))
+        def zeros(words: int) -> Gradient:
+            sizes = (*x.shape, words), (*y.shape, words), c.shape
+            return Gradient(*(torch.zeros(size, dtype=torch.float64, device=x.device) for size in sizes))
 
-        products = zeros()
-        return Sums(products, zeros() if dtype == torch.float64 else products)
+        products = zeros(1)
+        return Sums(products, zeros(2) if dtype == torch.float64 else products)
 
     def panel(self, i: int, j: int, size: int) -> Sums:
         return Sums(*(Gradient(a.x[i : i + size], a.y[j : j + size], a.c) for a in self))
 
     def rounded(self, *like: Tensor) -> tuple[Tensor, ...]:
-        apart = self.pairs is not self.products
-        total = (a + b if apart else a for a, b in zip(self.products, self.pairs))
+        total: list[Wide] = [self.products.x[..., 0], self.products.y[..., 0], self.products.c]
+        if self.pairs is not self.products:
+            pairs = DoubleDouble(*self.pairs.x.unbind(-1)), DoubleDouble(*self.pairs.y.unbind(-1)), self.pairs.c
+            total = [a + b for a, b in zip(pairs, total)]
         return tuple(round_to(a, b.dtype).reshape(b.shape) for a, b in zip(total, like))
 
 
@@ -160,7 +164,7 @@ def _add_panel(
         along = own.sum(0, dtype=torch.float64) * rows.numbers[3, :length]
         grid = triton.cdiv(length, tile.side), others.width // columns
         _add_products[grid](
-            out, *out.stride(), a, *a.stride(), along, w, *strides, parts,
+            out, *out.stride()[:2], a, *a.stride(), along, w, *strides, parts,
             others.parts, others.parts.stride(0), len(others.parts), others.width, length, dim,
             triton.cdiv(others.length, side) * side, c,
             side=tile.side, columns=columns, terms=tile.terms, **tile.options,

@@ -1,4 +1,4 @@
-"""``pairwise_dist`` and its backward on CUDA tensors: matrices one after the other, gradients summed in float64.
+"""``pairwise_dist`` and its backward on CUDA tensors: matrices one after the other, gradients summed wide.
 
 Every entry that a tile does not know well enough is left as NaN and counted; the operators of ``hyperbolic.ops.repair``
 replace it from the formulas for two points. There is neither a second N x M buffer nor a meeting with the host, so that
@@ -38,7 +38,7 @@ def pairwise_dist_backward(model: str, x: Tensor, y: Tensor, c: Tensor, g: Tenso
     if g.numel():
         for i in elements(batch):
             points = at(x, i, 2), at(y, i, 2), at(wide_c, i, 0)
-            part = Sums(*(Gradient(at(a.x, i, 2), at(a.y, i, 2), at(a.c, i, 0)) for a in total))
+            part = Sums(*(Gradient(at(a.x, i, 3), at(a.y, i, 3), at(a.c, i, 0)) for a in total))
             weighted_gradient(model, *points, *both_rows(model, *points), at(g, i, 2), part)
     return total.rounded(x, y, c)
 
