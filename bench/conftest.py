@@ -23,6 +23,7 @@ collect_ignore = [
     "ann.py",
     "bank.py",
     "gpu.py",
+    "losses.py",
     "performance.py",
     "ranking.py",
     "scaling.py",

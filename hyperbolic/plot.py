@@ -225,8 +225,7 @@ def interactive(
     x = _hyperboloid("interactive", points, c, model, labels=labels, texts=texts)
     xy, depth = models.lorentz_to_poincare(x).numpy(), (lorentz.dist0(x) / math.sqrt(c)).tolist()
     names = [str(i) for i in range(len(x))] if texts is None else texts
-    # plotly reads tags in texts, so data is escaped even here
-    hover = [f"{html.escape(str(name))}<br>depth {d:.3f}" for name, d in zip(names, depth)]
+    hover = [f"{_escaped(name)}<br>depth {d:.3f}" for name, d in zip(names, depth)]
     figure = go.Figure()
     for radius in (1.0, *(math.tanh(r / 2) for r in _RINGS)):
         figure.add_shape(
@@ -242,7 +241,7 @@ def interactive(
     dot: dict[str, Any] = {"size": 7, "line": {"color": "white", "width": 0.5}}
     for name, colour, rows in _groups(labels, dots):
         figure.add_scatter(
-            x=xy[rows, 0], y=xy[rows, 1], mode="markers", name=html.escape(name), hovertext=[hover[i] for i in rows],
+            x=xy[rows, 0], y=xy[rows, 1], mode="markers", name=_escaped(name), hovertext=[hover[i] for i in rows],
             hoverinfo="text", marker={**dot, "color": colour},
         )  # fmt: skip
     if stars:
@@ -292,6 +291,11 @@ def _arcs(x: Tensor, edges: Tensor) -> Tensor:
     ends = x[edges.cpu()]
     t = torch.linspace(0, 1, _STEPS, dtype=x.dtype)
     return models.lorentz_to_poincare(lorentz.geodesic(ends[:, :1], ends[:, 1:], t))
+
+
+def _escaped(text: Any) -> str:
+    """Plotly reads tags in texts, so data is escaped even there; quotes are not, it would show what stands for them."""
+    return html.escape(str(text), quote=False)
 
 
 def _split(function: str, stars: Sequence[int], count: int) -> tuple[list[int], list[int]]:

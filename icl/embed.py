@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,11 +40,11 @@ def digest(content: bytes | str) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:32]
 
 
-def load_image(image: str | Path | Image.Image) -> Image.Image:
+def load_image(image: str | Path | bytes | Image.Image) -> Image.Image:
     """In RGB, the right way up. Raises what Pillow raises for what is no image, or too large a one."""
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).convert("RGB")
-    with Image.open(image) as file:
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
         return ImageOps.exif_transpose(file).convert("RGB")
 
 

@@ -26,6 +26,19 @@ RECALL_AT = (1, 5, 10)
 WEIGHT_DECAY = 0.01  # of AdamW, its default
 
 
+def bounded(raw: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """A positive number inside ``bounds``, in float64: ``raw`` by a sigmoid between their logarithms."""
+    low, high = map(math.log, bounds)
+    return torch.exp(low + (high - low) * torch.sigmoid(raw.double()))
+
+
+def unbounded(value: float, bounds: tuple[float, float]) -> Tensor:
+    """The ``raw`` of :func:`bounded` that gives ``value``, which must lie strictly inside ``bounds``."""
+    low, high = map(math.log, bounds)
+    share = (math.log(value) - low) / (high - low)
+    return torch.tensor(math.log(share / (1 - share)))
+
+
 class HyperbolicLift(nn.Module):
     """``expmap0(W e)`` for embeddings e (..., width), a Lorentz point (..., dim).
 
@@ -53,14 +66,12 @@ class HyperbolicLift(nn.Module):
         if self.head is not None and dim is not None:
             # rows orthogonal, lengths kept on average: a random projection
             nn.init.orthogonal_(self.head.weight, gain=math.sqrt(max(1.0, width / dim)))
-        share = (math.log(c) - math.log(low)) / (math.log(high) - math.log(low))
-        self.raw_c = nn.Parameter(torch.tensor(math.log(share / (1 - share))), requires_grad=learn_curvature)
+        self.raw_c = nn.Parameter(unbounded(c, CURVATURE_BOUNDS), requires_grad=learn_curvature)
 
     @property
     def c(self) -> Tensor:
-        """The curvature, a positive number in float64: bounds times a sigmoid on the logarithm."""
-        low, high = map(math.log, CURVATURE_BOUNDS)
-        return torch.exp(low + (high - low) * torch.sigmoid(self.raw_c.double()))
+        """The curvature, a positive number in float64."""
+        return bounded(self.raw_c, CURVATURE_BOUNDS)
 
     def forward(self, embedding: Tensor) -> Tensor:
         if embedding.shape[-1] != self.width:

@@ -11,7 +11,7 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from hyperbolic import models, plot
+from hyperbolic import plot
 from icl.bank import AnchorBank, Hits
 from icl.embed import load_image
 from icl.schema import VECTORS, BankError
@@ -39,7 +39,7 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
   figure img, figure blockquote { display: block; box-sizing: border-box; width: 100%; height: 10rem; margin: 0 }
   figure img { object-fit: cover } figure blockquote { padding: .7rem; overflow: hidden; font-size: .85rem }
   figcaption { padding: .4rem .7rem; font-size: .8rem; overflow-wrap: anywhere }
-  .score { display: block; color: #69707c; font-variant-numeric: tabular-nums }
+  .score { display: block; color: #69707c; font-variant-numeric: tabular-nums } .score span { white-space: nowrap }
 </style>
 </head>
 <body>
@@ -68,7 +68,8 @@ survives. Thin rings are at radius 1 to 4. <a href="disk.html">To zoom and to ho
 <blockquote>{{ card.text or "no image, no text" }}</blockquote>
 {% endif %}
 <figcaption>{{ card.id }}{% if card.picture and card.text %}: {{ card.text|truncate(80) }}{% endif %}
-<span class="score">score {{ "%.3f"|format(card.score) }}, distance {{ "%.3f"|format(card.dist) }}</span></figcaption>
+<span class="score">
+score {{ "%.3f"|format(card.score) }}, <span>distance {{ "%.3f"|format(card.dist) }}</span></span></figcaption>
 </figure>
 {% endfor %}
 </div>
@@ -161,15 +162,14 @@ def _draw(
     edges = torch.stack(ends, -1).flatten(0, 1)
     table = bank.take(rows, ["id", "text", "image"])
     ids, texts, images = (table.column(name).to_pylist() for name in ("id", "text", "image"))
-    style: dict[str, Any] = {"c": bank.meta.c, "edges": edges}
+    stars = range(len(rows), len(rows) + len(queries))
+    style: dict[str, Any] = {"c": bank.meta.c, "edges": edges, "stars": stars}
     if labels is not None:
-        style["labels"] = [labels[row] for row in rows.tolist()] + ["query"] * len(queries)
+        style["labels"] = [labels[row] for row in rows.tolist()] + [None] * len(queries)
     # a few of the sample are enough: there is no room for more
     pictures = {i: _picture(images[i]) for i in [*found.flatten().tolist(), *range(min(len(rows), 100))]}
     thumbnails = [pictures.get(i) for i in range(len(rows))] + [None] * len(queries)
     ax = plot.disk(reduced.points, images=thumbnails, texts=[""] * len(rows) + names, **style)
-    x, y = models.lorentz_to_poincare(reduced.points[len(rows) :] * bank.meta.c**0.5).T.tolist()
-    ax.scatter(x, y, marker="*", s=180, color="#d62728", edgecolors="white", zorder=6)
     _save(ax.get_figure(root=True), folder / "disk.png")
     hover = [f"{name}: {text}" if text else name for name, text in zip(ids, texts)]
     plot.interactive(reduced.points, folder / "disk.html", texts=hover + names, **style)

@@ -1,5 +1,6 @@
 """What is drawn is checked as geometry: where points and arcs are, and what the reduction does to distances."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_labels_have_a_legend() -> None:
     ax.figure.canvas.draw()  # where matplotlib would fail on dollars
 
 
+def test_stars_are_above_the_others_and_have_no_label(tmp_path: Path) -> None:
+    x, labels = randn(6, 2), ["a", "b", "a", "hidden", "a", "hidden"]
+    ax = plot.disk(x, labels=labels, stars=[3, 5])
+    *dots, stars = ax.collections
+    np.testing.assert_allclose(np.asarray(stars.get_offsets()), on_disk(x, 1.0)[[3, 5]])
+    assert [len(np.asarray(part.get_offsets())) for part in dots] == [3, 1]
+    assert all(part.get_zorder() < stars.get_zorder() for part in dots)
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a (3)", "b (1)"]
+    numbers = plot.disk(x, labels=x[:, 0], stars=[3, 5]).collections
+    assert [len(np.asarray(part.get_offsets())) for part in numbers] == [4, 2]
+    plot.interactive(x, tmp_path / "disk.html", labels=labels, texts=list("uvwxyz"), stars=[3, 5])
+    page = (tmp_path / "disk.html").read_text()
+    assert "hidden" not in page[page.rindex("Plotly.newPlot") :].replace("hiddenlabels", "")
+    assert page.count('"symbol":"star"') == 1
+    for draw in (plot.disk, lambda x, stars: plot.interactive(x, tmp_path / "none.html", stars=stars)):
+        with pytest.raises(ValueError, match=r"stars must be rows of the 6 points, got \[6\]"):
+            draw(x, stars=[6])
+
+
 def test_numbers_have_a_colour_bar() -> None:
     x = randn(9, 2)
     ax = plot.disk(x, labels=x.norm(dim=1))
@@ -122,12 +144,14 @@ def test_texts_and_thumbnails_do_not_cover_one_another(tmp_path: Path) -> None:
     for i, path in enumerate(files):
         Image.new("RGB", (20 + i, 30), (4 * i, 0, 0)).save(path)
     images = [None if i % 2 else (path if i % 4 else Image.new("L", (9, 40))) for i, path in enumerate(files)]
-    ax = plot.disk(x, texts=[f"text {i} $" if i % 3 else "" for i in range(60)], images=images)
+    ax = plot.disk(x, texts=[f"text {i} $" if i % 5 == 1 else "" for i in range(60)], images=images)
     ax.figure.canvas.draw()
-    for kind in (Annotation, AnnotationBbox):
-        boxes = [part.get_window_extent() for part in ax.get_children() if type(part) is kind]
-        assert len(boxes) > 5
-        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    boxes = [
+        [part.get_window_extent() for part in ax.get_children() if type(part) is kind]
+        for kind in (Annotation, AnnotationBbox)
+    ]
+    assert all(len(kind) > 5 for kind in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(itertools.chain(*boxes), 2))
     assert "text 1 $" in {part.get_text() for part in ax.texts}  # the first that is not empty has its place
 
 

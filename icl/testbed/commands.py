@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="A small vision-language model that really learns in context.", no_args_is_help=True)
 _OUT, _ERR = Console(), Console(stderr=True)
 
-Weights = Annotated[str, typer.Argument(help="base, or a folder that pretrain has made.")]
+Weights = Annotated[str, typer.Argument(help="base, base-0, base-2, or a folder that pretrain has made.")]
 
 
 @app.command()

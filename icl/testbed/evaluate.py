@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
+from icl.intervals import wilson
 from icl.testbed.episodes import Layout
 from icl.testbed.images import pixel_values, split
 from icl.testbed.model import encode, logits
@@ -24,7 +23,6 @@ Choice = Literal["class present", "nearest", "random", "class absent"]
 SHOTS = (0, 1, 2, 4, 8, 16)
 SCORES = len(get_args(Choice)) * (len(SHOTS) - 1) + 1 + 2 * len(TASKS)
 _BATCH = 120
-_NORMAL = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95 %, after Wilson, 1927.
-
-        >>> low, high = Score("parity", "teacher", 10, 10).interval
-        >>> f"{low:.3f} to {high:.3f}"
-        '0.722 to 1.000'
-        """
-        n, p, z2 = self.prompts, self.accuracy, _NORMAL**2
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = _NORMAL / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        # where p is 0 or 1 it is a bound, but for rounding
-        return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
+        """Of 95 %, Wilson's."""
+        return wilson(self.right, self.prompts)
 
 
 def scores(model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0) -> Iterator[Score]:

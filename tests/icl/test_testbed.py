@@ -173,20 +173,24 @@ def test_choices(choice: evaluate.Choice) -> None:
         assert present == (choice == "class present")
 
 
-def claimed() -> dict[tuple[str, str], evaluate.Score]:
-    """What the card says of the weights that come with the package."""
-    scores = [evaluate.Score(**score) for score in report.read_card()["scores"]]
+SHIPPED = ("base", "base-0", "base-2")
+
+
+def claimed(weights: str = "base") -> dict[tuple[str, str], evaluate.Score]:
+    """What the card says of weights that come with the package."""
+    scores = [evaluate.Score(**score) for score in report.read_card(weights)["scores"]]
     return {(score.what, score.prompt): score for score in scores}
 
 
-def test_shipped_weights_give_the_figures_of_their_card(tmp_path: Path) -> None:
-    result = CliRunner().invoke(commands.app, ["eval", "--out", str(tmp_path)])
+@pytest.mark.parametrize("weights", SHIPPED)
+def test_shipped_weights_give_the_figures_of_their_card(weights: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(commands.app, ["eval", weights, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     with (tmp_path / "testbed.csv").open() as file:
         measured = {(row["what"], row["prompt"]): row for row in csv.DictReader(file)}
-    assert claimed().keys() == measured.keys()
+    assert claimed(weights).keys() == measured.keys()
     page = (tmp_path / "testbed.md").read_text()
-    for key, score in claimed().items():
+    for key, score in claimed(weights).items():
         # exact but for ties that another processor rounds another way
         row = measured[key]
         assert int(row["prompts"]) == score.prompts
@@ -203,17 +207,19 @@ def test_without_demonstrations_it_names_the_digit(base: Loaded) -> None:
     assert np.mean([word == DIGITS[digit] for word, digit in zip(said, digits)]) >= 0.95
 
 
-def test_card() -> None:
-    card, folder = report.read_card(), model.folder_of("base")
+@pytest.mark.parametrize("weights", SHIPPED)
+def test_card(weights: str) -> None:
+    card, folder = report.read_card(weights), model.folder_of(weights)
     assert card["parameters"] == 335_808
     assert (folder / "model.safetensors").stat().st_size < 2e6
     assert report.card_markdown(card) == (folder / "card.md").read_text()
-    assert card["command"] in " ".join(CliRunner().invoke(commands.app, ["card"]).output.split())
+    assert card["command"] in " ".join(CliRunner().invoke(commands.app, ["card", weights]).output.split())
 
 
-def test_it_learns_in_context() -> None:
+@pytest.mark.parametrize("weights", SHIPPED)
+def test_it_learns_in_context(weights: str) -> None:
     """What the frozen model has to reach for the tasks to tell methods apart."""
-    accuracy = {key: score.accuracy for key, score in claimed().items()}
+    accuracy = {key: score.accuracy for key, score in claimed(weights).items()}
     assert accuracy["class present", "0"] <= 0.05
     for k in ("1", "2", "4", "8", "16"):
         assert accuracy["class present", k] >= 0.95
