@@ -7,23 +7,39 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
+from typer.core import TyperGroup
 
 from icl.embed import Failure
 
-OUT, _ERR = Console(), Console(stderr=True)
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+OUT, ERR = Console(), Console(stderr=True)
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _LISTED = 5
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Group(TyperGroup):
+    """What the user can put right is told in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # who read stdout has had enough, which typer knows how to end
+        except (ValueError, OSError, ImportError) as error:
+            say(" ".join(str(error).split()), "red")
+            raise typer.Exit(1) from error
 
 
 def say(message: str, style: str) -> None:
     # as it is, in one line: no markup in what comes from data
-    _ERR.print(Text(message, style), soft_wrap=True)
+    ERR.print(Text(message, style), soft_wrap=True)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
@@ -71,9 +87,9 @@ def progress(after: str) -> Iterator[Callable[[int], None]]:
     """A bar of rows done; an interruption says how to go on after it."""
     columns = SpinnerColumn(), TextColumn("{task.completed} rows"), BarColumn(), TimeElapsedColumn()
     try:
-        with Progress(*columns, console=_ERR, transient=True, disable=not _ERR.is_terminal) as bar:
+        with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bar:
             task = bar.add_task("", total=None)
             yield lambda rows: bar.advance(task, rows)
     except KeyboardInterrupt as error:
         say(f"stopped: {after}", "yellow")
-        raise typer.Exit(_INTERRUPTED) from error
+        raise typer.Exit(INTERRUPTED) from error

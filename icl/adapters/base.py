@@ -1,0 +1,128 @@
+"""What a method is: a configuration, and a layer of parameters for each layer of the decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from icl.adapters.decoder import Decoder, DecoderLayer, Shape
+from icl.objective import Objective
+from icl.scores import Prefix
+
+METHODS: dict[str, type[AdapterConfig]] = {}
+
+
+@dataclass
+class Step:
+    """One pass through the model, as the layers of an adapter may have to know it.
+
+    ``past`` tokens are in the cache already. ``end`` (B,) is the place of the last token of the prompt in this pass,
+    the one that the first token of the answer is read from; ``None`` if the prompt went before, or if it is not known.
+    """
+
+    past: int = 0
+    end: Tensor | None = None
+
+
+class Layer(nn.Module):
+    """What an adapter does at one layer of the decoder: nothing, until a method overrides one of these."""
+
+    def transform_query(self, query: Tensor, scaling: float) -> Tensor:
+        return query
+
+    def prefix(self) -> Prefix | None:
+        return None
+
+    def score_bias(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor] | None:
+        return None
+
+    def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
+        return output
+
+    def residual(self, hidden: Tensor, step: Step) -> Tensor:
+        """The output of the decoder layer (B, T, D), changed."""
+        return hidden
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """``layers`` are the indices of the decoder's layers that get one, ``None`` for all."""
+
+    layers: tuple[int, ...] | None = None
+
+    method: ClassVar[str]
+    objective: ClassVar[Objective] = Objective()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        METHODS[cls.method] = cls
+
+    def build(self, decoder: Decoder) -> Adapter:
+        return Adapter(self, decoder)
+
+    def layer(self, shape: Shape) -> Layer:
+        raise TypeError(f"attach: {type(self).__name__} has no layers of its own")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"method": self.method, **dataclasses.asdict(self)}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> AdapterConfig:
+        """The configuration of a method by name. ``ValueError`` for a method or a field that is not known."""
+        values = dict(values)
+        method = values.pop("method", None)
+        if method not in METHODS:
+            raise ValueError(f"adapter: method must be one of {', '.join(sorted(METHODS))}, got {method!r}")
+        kind = METHODS[method]
+        known = {field.name for field in dataclasses.fields(kind)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"adapter: {method} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def chosen(self, decoder: Decoder) -> list[DecoderLayer]:
+        count = len(decoder.layers)
+        if self.layers is not None and not isinstance(self.layers, tuple):
+            raise ValueError(f"attach: layers must be a tuple of indices or None, got {self.layers!r}")
+        for i in self.layers or ():
+            if not (isinstance(i, int) and 0 <= i < count):
+                raise ValueError(f"attach: layers must be from 0 to {count - 1}, got {i}")
+        return [layer for layer in decoder.layers if self.layers is None or layer.index in self.layers]
+
+
+def one_of(owner: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{owner}: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def positive(owner: str, **sizes: int) -> None:
+    for name, value in sizes.items():
+        if not (isinstance(value, int) and value > 0):
+            raise ValueError(f"{owner}: {name} must be a positive int, got {value!r}")
+
+
+class Adapter(nn.Module):
+    """A method on a decoder: its layers by index, float32, each on the device of the decoder's."""
+
+    def __init__(self, config: AdapterConfig, decoder: Decoder):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleDict()
+        for target in config.chosen(decoder):
+            self.layers[str(target.index)] = config.layer(target.shape).to(target.device, torch.float32)
+
+    def at(self, index: int) -> Layer | None:
+        return cast("Layer | None", self.layers._modules.get(str(index)))
+
+    def install(self, model: nn.Module) -> None:
+        """Called on attaching, as :meth:`uninstall` is on removal: for methods that stand elsewhere than in layers."""
+
+    def uninstall(self, model: nn.Module) -> None:
+        pass
+
+    def switch(self, requests: Sequence[bool]) -> None:
+        """Called when what is in use changes: whether each request uses it."""

@@ -1,0 +1,80 @@
+"""An adapter on disk: its configuration and base in JSON, its weights in safetensors, in files named as peft does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from icl.adapters.base import Adapter, AdapterConfig
+from icl.adapters.decoder import Decoder
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+
+
+def save(folder: Path, parts: Sequence[Adapter], decoder: Decoder, base_name: str) -> None:
+    """Write the methods of an adapter, and what tells their base from others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().contiguous().cpu() for key, value in _state(parts).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    described = {
+        "format": FORMAT,
+        "parts": [part.config.to_dict() for part in parts],
+        "base": decoder.fingerprint(),
+        "base_model_name_or_path": base_name,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n")
+
+
+def read(folder: Path, decoder: Decoder) -> tuple[list[AdapterConfig], dict[str, Tensor]]:
+    """Configurations and weights of an adapter for this base. ``ValueError`` if they are none, or for another."""
+    described = read_config(folder)
+    configs = [AdapterConfig.from_dict(part) for part in described["parts"]]
+    reason = decoder.mismatch(described["base"])
+    if reason is not None:
+        raise ValueError(f"from_pretrained: {folder} was trained on another base: {reason}")
+    try:
+        return configs, load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"from_pretrained: {folder / WEIGHTS_FILE} cannot be read: {error}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What :func:`save` wrote beside the weights. ``ValueError`` if it is not that."""
+    file = folder / CONFIG_FILE
+    try:
+        described = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"from_pretrained: {file} cannot be read: {error}") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise ValueError(f"from_pretrained: {file} must be of format {FORMAT}, the one that this version reads")
+    parts = described.get("parts")
+    if not isinstance(parts, list) or not all(isinstance(p, dict) for p in parts) or not parts:
+        raise ValueError(f"from_pretrained: {file} must have a list of parts, got {parts!r}")
+    if not isinstance(described.get("base"), dict):
+        raise ValueError(f"from_pretrained: {file} must describe its base, got {described.get('base')!r}")
+    return described
+
+
+def restore(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) -> None:
+    """Load the weights. ``ValueError`` if names or shapes are not those of the configuration."""
+    expected = _state(parts)
+    if wrong := sorted(set(expected) ^ set(tensors)):
+        raise ValueError(f"from_pretrained: weights of {folder} do not match their configuration, first {wrong[0]}")
+    for key, value in expected.items():
+        if value.shape != tensors[key].shape:
+            raise ValueError(
+                f"from_pretrained: {key} of {folder} must be {tuple(value.shape)}, got {tuple(tensors[key].shape)}"
+            )
+    for i, part in enumerate(parts):
+        part.load_state_dict({key.partition(".")[2]: v for key, v in tensors.items() if key.startswith(f"{i}.")})
+
+
+def _state(parts: Sequence[Adapter]) -> dict[str, Tensor]:
+    return {f"{i}.{key}": value for i, part in enumerate(parts) for key, value in part.state_dict().items()}

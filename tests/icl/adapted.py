@@ -1,0 +1,54 @@
+"""Adapters of every kind on models of the zoo, and what tests ask of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from icl.adapters import AdapterConfig, Adapters, HiFICLConfig, HyperICLConfig, MimICConfig
+from tests.icl import zoo
+
+GREEDY = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+CONFIGS: dict[str, list[AdapterConfig]] = {
+    "hyper token": [HyperICLConfig()],
+    "hyper head": [HyperICLConfig(rank=2, gate="head")],
+    "hyper layer": [HyperICLConfig(rank=8, gate="layer")],
+    "hyper output": [HyperICLConfig(correct="output")],
+    "hificl": [HiFICLConfig()],
+    "hificl keys": [HiFICLConfig(tokens=3, rank=2, factorise="keys")],
+    "hificl values": [HiFICLConfig(tokens=5, rank=3, factorise="values")],
+    "hificl free": [HiFICLConfig(tokens=1, factorise="none")],
+    "hificl identity": [HiFICLConfig(start="identity")],
+    "hificl added": [HiFICLConfig(mass="added")],
+    "mimic": [MimICConfig()],
+    "mimic layer": [MimICConfig(direction="layer")],
+    "mimic constant": [MimICConfig(mass="constant")],
+    "all": [HyperICLConfig(), HiFICLConfig(), MimICConfig()],
+    "others": [MimICConfig(), HiFICLConfig(mass="added"), HiFICLConfig(tokens=2), HyperICLConfig(correct="output")],
+}
+
+
+def strengthen(adapters: Adapters, seed: int = 0) -> Adapters:
+    """Far from where methods start, always with the same parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in adapters.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) / 2)
+    return adapters
+
+
+def run(model: PreTrainedModel, x: zoo.Inputs, **kwargs: Any) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = model(**x, **zoo.positions(x), **kwargs).logits
+    return out
+
+
+def close(got: Tensor, wanted: Tensor, tolerance: float, where: str, scale: float = 0.0) -> None:
+    """To a tolerance relative to the largest value, or to a larger one."""
+    assert got.isfinite().all(), where
+    got, wanted = got.detach().double(), wanted.detach().double()
+    scale, error = max(float(wanted.abs().max()), scale), float((got - wanted).abs().max())
+    assert error <= tolerance * scale, f"{where}: off by {error:.1e} of {scale:.1e}"
