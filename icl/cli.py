@@ -1,10 +1,10 @@
-"""The command line: banks, selection of demonstrations, and lifts."""
+"""The command line: banks, selection of demonstrations, and lifts; the rest is mounted here."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,45 +12,32 @@ import typer
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
-from typer.core import TyperGroup
 
+from icl import commands, pairs
 from icl import lift as lifts
-from icl import pairs
 from icl.bank import AnchorBank, Hits
-from icl.console import OUT, Failed, print_json, print_result, progress, say
+from icl.console import OUT, AsJson, Failed, Group, print_json, print_result, progress
+from icl.demo.commands import demo
 from icl.embed import Embedder
 from icl.schema import BankError
 from icl.select import Order, Queries, Strategy
 from icl.select import select as choose
 from icl.testbed.commands import app as testbed_app
 
-
-class _Group(TyperGroup):
-    """What the user can put right is told in one line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # who read stdout has had enough, which typer knows how to end
-        except (ValueError, OSError, ImportError) as error:
-            say(" ".join(str(error).split()), "red")
-            raise typer.Exit(1) from error
-
-
-app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, help="Demonstrations in context.")
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, help="Demonstrations in context.")
 bank_app = typer.Typer(no_args_is_help=True, help="Banks of demonstrations.")
 lift_app = typer.Typer(no_args_is_help=True, help="Maps from embeddings to hyperbolic points.")
 app.add_typer(bank_app, name="bank")
 app.add_typer(lift_app, name="lift")
 app.add_typer(testbed_app, name="testbed")
+app.add_typer(commands.app)
+app.command(epilog="Example: icl demo --quick --out out/demo")(demo)
 
 Bank = Annotated[Path, typer.Argument(metavar="BANK", help="Folder of the bank.")]
 Model = Annotated[str | None, typer.Option(help="CLIP-like model, by name or path; default: the one of the bank.")]
 Device = Annotated[str | None, typer.Option(help="Where to embed; default: a GPU if there is one.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts embedded at a time.")]
 Failures = Annotated[Path | None, typer.Option(help="File for the rows that failed, as JSON lines.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 K = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 DepthWeight = Annotated[float, typer.Option(help="Weight of the depth in -dist + weight depth.")]
 

@@ -1,0 +1,216 @@
+"""``icl train``, ``icl eval`` and ``icl adapters``: adapters learned from examples, put to the test, and looked at."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from icl.console import ERR, INTERRUPTED, OUT, AsJson, print_json, print_result, progress, say
+from icl.select import Strategy
+
+app = typer.Typer()
+adapters_app = typer.Typer(no_args_is_help=True, help="Adapters that replace demonstrations.")
+app.add_typer(adapters_app, name="adapters")
+
+Model = Annotated[str | None, typer.Option(help="Path or name of a vision-language model, or testbed.")]
+Pool = Annotated[str | None, typer.Option(help="Rows that demonstrations are taken from.")]
+Bank = Annotated[str | None, typer.Option(help="Bank of the pool, for strategies other than random.")]
+Prompt = Annotated[str | None, typer.Option(help='How a row is asked about: "{question} Short answer:".')]
+System = Annotated[str | None, typer.Option(help="A message before all others.")]
+
+
+@app.command(
+    epilog="Example: icl train --model testbed --data train.jsonl --dev dev.jsonl --method hyper_icl --out adapter"
+)
+def train(
+    file: Annotated[Path | None, typer.Argument(metavar="[RUN.YAML]", help="A run; options go before it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = Path("out/adapter"),
+    model: Model = None,
+    data: Annotated[str | None, typer.Option(help="Rows to learn from, or testbed: and a task.")] = None,
+    dev: Annotated[str | None, typer.Option(help="Rows that the epoch is chosen by.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Such as hyper_icl; several act together.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Of a method that has one.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Weights such as anchor=1,ce=0.5.")] = None,
+    samples: Annotated[int | None, typer.Option(help="How many rows are used; default: all.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Demonstrations that the teacher sees; default: 8.")] = None,
+    strategy: Annotated[Strategy | None, typer.Option(help="How they are chosen; default: random.")] = None,
+    pool: Pool = None,
+    bank: Bank = None,
+    prompt: Prompt = None,
+    system: System = None,
+    epochs: Annotated[float | None, typer.Option(help="Default: 5.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the optimiser, instead of epochs.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; default: 0.005.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: 8.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of parameters, order and demonstrations; default: 0.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn an adapter. Run again after an interruption, it goes on after its last epoch.
+
+    The folder gets the adapter, and run.json with all that it takes to do it again.
+    """
+    from icl.execute import train as execute
+    from icl.runs import Run, read_yaml
+
+    values = {} if file is None else read_yaml(file)
+    given: dict[str, dict[str, Any]] = {
+        "": {"model": model},
+        "data": {"train": data, "dev": dev, "samples": samples, "shots": shots, "strategy": strategy}
+        | {"pool": pool, "bank": bank, "prompt": prompt, "system": system},
+        "training": {"epochs": epochs, "steps": steps, "learning_rate": lr, "batch_size": batch_size, "seed": seed},
+    }
+    for section, options in given.items():
+        told = {name: value for name, value in options.items() if value is not None}
+        if told:
+            values |= {section: {**(values.get(section) or {}), **told}} if section else told
+    if method:
+        values["method"] = list(method)
+    if rank is not None:
+        values["method"] = _with_rank(values.get("method"), rank)
+    if objective is not None:
+        values["objective"] = _weights(objective)
+    run = Run.from_dict(values)
+    columns = TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")
+    try:
+        with Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=ERR,
+            transient=True,
+            disable=not ERR.is_terminal,
+        ) as bar:
+            line = bar.add_task("", total=None, what="loading")
+
+            def show(step: int, total: int, best: float | None) -> None:
+                what = "training" if best is None else f"training, dev {run.training.choose_by} {best:.4g}"
+                bar.update(line, completed=step, total=total, what=what)
+
+            told = execute(run, out, show)
+    except KeyboardInterrupt as error:
+        say("stopped: run the same command again, it goes on after the last epoch", "yellow")
+        raise typer.Exit(INTERRUPTED) from error
+    chosen = told.get("chosen")
+    how = "" if chosen is None else f", epoch {chosen['epoch']:.3g}"
+    if chosen is not None and chosen["by"] is not None:
+        how += f" by {chosen['by']} {chosen['value']:.4g}"
+    text = f"{out}: {run.label}, {told['parameters']:,} parameters, {told['seconds']:.1f} s{how}"
+    print_result({"adapter": str(out), **told}, text, as_json)
+
+
+@app.command("eval", epilog="Example: icl eval --data test.jsonl --adapter adapter --shots 0 --shots 4")
+def evaluate(
+    data: Annotated[str, typer.Option(help="Rows to be tested by, or testbed: and a task.")],
+    model: Model = None,
+    adapter: Annotated[list[Path] | None, typer.Option(help="Folder of an adapter; can be repeated.")] = None,
+    shots: Annotated[list[int] | None, typer.Option(help="Demonstrations in the prompt; can be repeated.")] = None,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help="random, rices, topk_clip, hyperbolic: how they are chosen; can be repeated."),
+    ] = None,
+    pool: Pool = None,
+    bank: Bank = None,
+    prompt: Prompt = None,
+    system: System = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="exact, vqa, cider, bleu4, chair_s, chair_i; can be repeated.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of demonstrations; can be repeated.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Of an answer.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Prompts answered at a time.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for results.json, .csv and .md.")] = Path("out/eval"),
+    as_json: AsJson = False,
+) -> None:
+    """Put a model to the test: zero-shot, with demonstrations, and with adapters in their place.
+
+    What is not given is as in the first adapter's run. Run again, what is in results.json is not done again; and the
+    table says where a test set was read for more than one choice.
+    """
+    from icl.plan import Plan, checked
+    from icl.plan import evaluate as execute
+    from icl.results import Results
+
+    plan = Plan(
+        data, model, tuple(adapter or ()), tuple(shots or (0,)), checked(strategy or ["random"]), tuple(seed or ()),
+        pool, bank, prompt, system, tuple(metric or ("exact",)), max_new_tokens, batch_size,
+    )  # fmt: skip
+    results = Results(out / "results.json")
+    with progress("run the same command again, what is measured is kept") as advance:
+        execute(plan, results, advance)
+    (out / "results.csv").write_text(results.csv(), encoding="utf-8")
+    (out / "results.md").write_text(results.markdown(), encoding="utf-8")
+    if as_json:
+        return print_json(results.rows())
+    for table in results.tables():
+        OUT.print(table)
+    print(f"Also in {out}: results.json, results.csv, results.md")
+
+
+@adapters_app.command(epilog="Example: icl adapters info adapter --model testbed")
+def info(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an adapter.")],
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what an adapter is, and whether it fits a model."""
+    from icl.adapters.base import AdapterConfig
+    from icl.adapters.storage import WEIGHTS_FILE, read_config
+    from icl.execute import read_run
+    from icl.runs import label_of
+
+    described, told = read_config(folder), read_run(folder)
+    base = described["base"]
+    known: dict[str, Any] = {
+        "method": " + ".join(label_of(AdapterConfig.from_dict(part)) for part in described["parts"]),
+        "numbers": _count(folder / WEIGHTS_FILE),
+        "base": described["base_model_name_or_path"] or "unknown",
+        "architecture": "{architecture}, {layers} layers, {heads} heads, width {width}".format(**base),
+    }
+    if told is not None:
+        known |= {"trained on": told["run"]["data"]["train"], "seconds": told["seconds"]}
+    if model is not None:
+        from icl.adapters.decoder import Decoder
+        from icl.models import load_model
+
+        reason = Decoder(load_model(model)[0]).mismatch(base)
+        known["fits"] = reason is None
+        if reason is not None:
+            known["reason"] = reason
+    if as_json:
+        return print_json(known)
+    table = Table(show_header=False, box=None)
+    for key, value in known.items():
+        shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+        table.add_row(key, Text(f"{shown:,}" if isinstance(shown, int) else str(shown)))
+    OUT.print(table)
+
+
+def _count(file: Path) -> int:
+    """How many numbers there are in the weights, which are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _with_rank(method: Any, rank: int) -> list[dict[str, Any]]:
+    """Given to each method; one that has none says so."""
+    methods = method if isinstance(method, list) else [method]
+    return [{**({"name": each} if isinstance(each, str) else each or {}), "rank": rank} for each in methods]
+
+
+def _weights(objective: str) -> dict[str, Any]:
+    pairs = [part.partition("=") for part in objective.split(",")]
+    if not all(separator for _, separator, _ in pairs):
+        raise typer.BadParameter("must be weights such as anchor=1,ce=0.5", param_hint="--objective")
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,0 +1,192 @@
+"""A part of a data set to train on or to be tested by: rows of a file, or a split of one of the testbed's tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from icl.embed import digest
+from icl.examples import Demonstrated, Example
+from icl.records import Records
+
+if TYPE_CHECKING:
+    from icl.select import Queries, Strategy
+
+
+class Examples(Protocol):
+    """A list of them, or :class:`icl.examples.Demonstrated`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+TESTBED = "testbed:"
+SHOTS = 8
+"""Demonstrations where their number is not told, Hyper-ICL's for Idefics2."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """What is shown before a query, and how it is asked.
+
+    Args:
+        pool: rows that demonstrations are taken from.
+        bank: of these rows, for strategies that compare (``icl bank build``).
+        prompt: what is asked after the images, with fields of the row.
+        system: a message before all others.
+    """
+
+    pool: str | None = None
+    bank: str | None = None
+    prompt: str = "{question}"
+    system: str | None = None
+
+
+def open_split(source: str, split: str, show: Show) -> Split:
+    """``source`` is a path for :class:`icl.records.Records`, or names a task of the testbed: "testbed:options".
+
+    Of a task ``split`` is taken, unless another is named: "testbed:options/dev".
+    """
+    if not source.startswith(TESTBED):
+        return FileSplit(source, show)
+    task, _, named = source.removeprefix(TESTBED).partition("/")
+    return TaskSplit(task, named or split)
+
+
+class Split(ABC):
+    @abstractmethod
+    def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> Examples:
+        """With so many demonstrations for the teacher, or as many as is usual."""
+
+    @abstractmethod
+    def digest(self, seed: int) -> str:
+        """What tells this set from others."""
+
+    @abstractmethod
+    def drawn(self, shots: int, strategy: Strategy) -> bool:
+        """Whether the seed decides anything."""
+
+
+class FileSplit(Split):
+    def __init__(self, source: str, show: Show):
+        self.source, self.show = source, show
+        self.records = Records(source)
+
+    @cached_property
+    def pool(self) -> Records:
+        # the same object where it is the same file: then rows are in the bank, and no query is shown to itself
+        return self.records if self.show.pool in (None, self.source) else Records(str(self.show.pool))
+
+    def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> Demonstrated:
+        show, shots = self.show, SHOTS if shots is None else shots
+        bank = queries = None
+        if shots and strategy != "random":
+            if show.bank is None:
+                raise ValueError(
+                    f"bank must be given for the strategy {strategy}: icl bank build makes one of the pool"
+                )
+            from icl.bank import AnchorBank
+
+            bank = AnchorBank.open(show.bank)
+            queries = None if self.pool is self.records else self._queries(bank)
+        return Demonstrated(
+            self.records,
+            self.pool if shots else self.records,
+            shots,
+            strategy,
+            bank=bank,
+            queries=queries,
+            seed=seed,
+            system=show.system,
+            prompt=show.prompt,
+        )
+
+    def _queries(self, bank: Any) -> Queries:
+        from icl.embed import Embedder
+        from icl.select import Queries
+
+        embedder = None if bank.meta.embedder is None else Embedder(bank.meta.embedder)
+        queries = Queries.read(bank, self.source, embedder)
+        # Rows without an id are numbered in both files, and are others nevertheless. Content tells them apart.
+        return dataclasses.replace(queries, ids=None)
+
+    def digest(self, seed: int) -> str:
+        return digest(json.dumps([self.records.ids, self.records.answers]))
+
+    def drawn(self, shots: int, strategy: Strategy) -> bool:
+        return shots > 0 and strategy == "random"
+
+
+class TaskSplit(Split):
+    """Of a task of the testbed, whose rows bring their demonstrations; the seed decides what it hides."""
+
+    def __init__(self, task: str, split: str):
+        from icl.testbed import TASKS
+        from icl.testbed.tasks import SPLITS
+
+        if task not in TASKS:
+            raise ValueError(f"{TESTBED}{task}: the task must be one of {', '.join(TASKS)}")
+        if split not in SPLITS:
+            raise ValueError(f"{TESTBED}{task}/{split}: the split must be one of {', '.join(SPLITS)}")
+        self.task, self.split = task, split
+        self._made: dict[int, list[Example]] = {}
+
+    def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> list[Example]:
+        if strategy != "random":
+            raise ValueError(f"{TESTBED}{self.task} brings its demonstrations: strategy must be random, got {strategy}")
+        examples = self._examples(seed)
+        return examples if shots is None else [_last(example, shots) for example in examples]
+
+    def _examples(self, seed: int) -> list[Example]:
+        if seed not in self._made:
+            from icl.testbed.tasks import load_split
+
+            self._made[seed] = [Example.from_task(row) for row in load_split(self.task, self.split, seed)]
+        return self._made[seed]
+
+    def digest(self, seed: int) -> str:
+        return digest(json.dumps([(e.id, e.references) for e in self._examples(seed)]))
+
+    def drawn(self, shots: int, strategy: Strategy) -> bool:
+        return True
+
+
+def _last(example: Example, shots: int) -> Example:
+    """With the last demonstrations of the teacher alone: a message of the user and one of the assistant each."""
+    *shown, query = example.teacher
+    if 2 * shots > len(shown):
+        raise ValueError(f"example {example.id}: shots must be at most {len(shown) // 2}, which it brings, got {shots}")
+    teacher = [*shown[len(shown) - 2 * shots :], query]
+    return dataclasses.replace(example, teacher=teacher)
+
+
+def sample(examples: Examples, count: int | None, seed: int) -> Examples:
+    """So many of them, drawn by the seed, or all."""
+    if count is None:
+        return examples
+    if not 1 <= count <= len(examples):
+        raise ValueError(f"samples must be from 1 to {len(examples)}, the rows of the training set, got {count}")
+    chosen = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
+    return Drawn(examples, chosen) if isinstance(examples, Demonstrated) else [examples[row] for row in chosen]
+
+
+class Drawn:
+    """Some of the examples, whose demonstrations change with the epoch as theirs do."""
+
+    def __init__(self, examples: Demonstrated, rows: Sequence[int]):
+        self.examples, self.rows = examples, rows
+        self.set_epoch = examples.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[self.rows[index]]

@@ -1,0 +1,363 @@
+"""``icl train``, ``icl eval`` and ``icl adapters info``, on a folder of images and JSON lines as a user has it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
+
+from icl import testbed
+from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LIVEConfig
+from icl.bank import AnchorBank
+from icl.cli import app
+from icl.execute import train
+from icl.fitting import shuffled
+from icl.objective import Objective
+from icl.prompt import Collator
+from icl.runs import Run, label_of, read_yaml
+from icl.splits import FileSplit, Show, TaskSplit, sample
+from icl.testbed import images
+from icl.testbed.vocabulary import WORDS
+
+
+def run(*args: Any, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "300", "TERM": "dumb"})
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def read(*args: Any) -> Any:
+    return json.loads(run(*args, "--json").stdout)
+
+
+def write(folder: Path, name: str, split: str, rows: range, **more: Any) -> None:
+    """A file of digits, each called by a word of its own."""
+    source = images.split(split)
+    with (folder / f"{name}.jsonl").open("w") as file:
+        for i in rows:
+            Image.fromarray(source.pixels[i].numpy()).save(folder / "images" / f"{name}-{i}.png")
+            digit = int(source.labels[i])
+            row = {"id": f"{name}-{i}", "image": f"images/{name}-{i}.png", "answer": WORDS[digit], "kind": digit}
+            place = [float(digit == d) for d in range(10)]
+            file.write(json.dumps({**row, "point": place, "image_embedding": place, **more}) + "\n")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("icl.cost.SECONDS", 0)
+    (tmp_path / "images").mkdir()
+    # they are in the order of their digits
+    write(tmp_path, "train", "train", range(0, 1437, 36))
+    write(tmp_path, "dev", "dev", range(0, 120, 20))
+    write(tmp_path, "test", "test", range(0, 240, 30))
+    return tmp_path
+
+
+FAST = ("--model", "testbed", "--shots", "2", "--epochs", "2", "--batch-size", "20")
+DATA = ("--data", "train.jsonl", "--dev", "dev.jsonl", *FAST)
+
+
+def test_examples_of_the_help_run(here: Path) -> None:
+    """One after the other."""
+    for command in (["train"], ["eval"], ["adapters", "info"]):
+        shown = re.search(r"Example: icl (.*)", run(*command, "--help").stdout)
+        assert shown is not None
+        run(*shown[1].split())
+
+
+def test_trained_and_put_to_the_test(here: Path) -> None:
+    told = read("train", *DATA, "--method", "hificl", "--lr", "0.02", "--out", "virtual")
+    assert told["adapter"] == "virtual"
+    assert told["finished"]
+    assert told["examples"] == {"train": 40, "dev": 6}
+    assert told["parameters"] == 4 * 2 * 2 * (8 * 8 + 8 * 32)
+    evaluations = [entry for entry in told["history"] if "eval_loss" in entry]
+    assert [entry["epoch"] for entry in evaluations] == [1, 2]
+    best = min(evaluations, key=lambda entry: entry["eval_loss"])
+    assert (told["chosen"]["epoch"], told["chosen"]["value"]) == (best["epoch"], best["eval_loss"])
+    assert sorted(p.name for p in Path("virtual").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "run.json",
+    ]  # fmt: skip
+    rows = read("eval", "--data", "test.jsonl", "--adapter", "virtual", "--shots", 0, "--shots", 2, "--out", "tested")
+    assert [(row["method"], row["shots"]) for row in rows] == [("zero-shot", 0), ("k-shot", 2), ("hificl", 0)]
+    assert [row["parameters"] for row in rows] == [0, 0, told["parameters"]]
+    assert rows[2]["train_seconds"] == told["seconds"]
+    assert rows[2]["geodesic"] > 0
+    assert all(row["test_reads"] == 1 and row["note"] is None and row["examples"] == 8 for row in rows)
+    assert {"results.json", "results.csv", "results.md"} == {p.name for p in Path("tested").iterdir()}
+    assert "hificl" in run("eval", "--data", "test.jsonl", "--adapter", "virtual").stdout
+
+
+def test_epoch_that_is_kept_is_that_of_the_dev_set(here: Path) -> None:
+    """Whose digits have other words, so that what is learned is worse and worse for it."""
+    lines = Path("dev.jsonl").read_text().splitlines()
+    others = [{**row, "answer": WORDS[-1 - WORDS.index(row["answer"])]} for row in map(json.loads, lines)]
+    Path("dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
+    told = read("train", *DATA, "--method", "hificl", "--lr", "0.05", "--epochs", 4, "--out", "a")
+    first, *later = [entry["eval_loss"] for entry in told["history"] if "eval_loss" in entry]
+    assert len(later) == 3
+    assert first < later[-1]
+    assert told["chosen"]["value"] == min(first, *later)
+    model, processor = testbed.load()
+    Adapters.from_pretrained(model, "a")
+    split = FileSplit("dev.jsonl", Show())
+    examples = split.examples(0)
+    inputs = Collator(processor)([examples[i] for i in range(len(examples))])["student"]
+    with torch.no_grad():
+        assert float(model(**inputs).loss) == pytest.approx(told["chosen"]["value"], rel=1e-4)
+
+
+def test_same_run_from_yaml_and_from_options(here: Path) -> None:
+    options = ("--method", "hyper_icl", "--rank", 2, "--objective", "alignment=1,ce=0.5", "--seed", 3)
+    told = read("train", *DATA, *options, "--out", "a")
+    described = {
+        "model": "testbed",
+        "data": {"train": "train.jsonl", "dev": "dev.jsonl", "shots": 2},
+        "method": {"name": "hyper_icl", "rank": 2},
+        "objective": {"alignment": 1, "ce": 0.5},
+        "training": {"epochs": 2, "batch_size": 20, "seed": 3, "learning_rate": "5e-3"},
+    }
+    Path("run.yaml").write_text(yaml.safe_dump(described))
+    again = read("train", "run.yaml", "--out", "b")
+    assert again["run"] == told["run"]
+    a, b = (load_file(f"{name}/adapter_model.safetensors") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert Run.from_dict(told["run"]).to_dict() == told["run"]
+    # options go before the file, and what is given again is another run
+    assert "differs in training.seed" in run("train", "run.yaml", "--seed", 4, "--out", "b", code=1).stderr
+    run("train", "run.yaml", "--out", "b")
+
+
+def test_goes_on_where_it_was_cut_short(here: Path) -> None:
+    values = {
+        "model": "testbed", "data": {"train": "train.jsonl", "dev": "dev.jsonl", "shots": 2}, "method": "hyper_icl",
+        "training": {"epochs": 3, "batch_size": 20},
+    }  # fmt: skip
+    described = Run.from_dict(values)
+    train(described, "whole")
+    seen: list[int] = []
+
+    def stop(step: int, total: int, dev: float | None) -> None:
+        seen.append(step)
+        assert total == 6
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(described, "cut", stop)
+    unfinished = json.loads(Path("cut/run.json").read_text())
+    assert not unfinished["finished"]
+    assert unfinished["seconds"] > 0
+    run("eval", "--data", "test.jsonl", "--adapter", "cut", code=1)
+    told = train(described, "cut", lambda step, total, dev: seen.append(step))
+    assert seen == [1, 2, 3, 3, 4, 5, 6]
+    assert told["seconds"] > unfinished["seconds"]
+    whole, cut = (load_file(f"{name}/adapter_model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    train(described, "cut", lambda step, total, dev: pytest.fail("it is finished"))
+
+
+def test_methods_without_training(here: Path) -> None:
+    Path("run.yaml").write_text(yaml.safe_dump({"method": {"name": "function_vector", "heads": 4}}))
+    for method in ("task_vector", "function_vector", "in_context_vector"):
+        how = ["run.yaml"] if method == "function_vector" else ["--method", method]
+        told = read("train", *how, *DATA, "--samples", 12, "--out", method)
+        assert told["parameters"] > 0
+        assert "chosen" not in told
+        tensors = load_file(f"{method}/adapter_model.safetensors")
+        assert all(tensor.any() for tensor in tensors.values())
+
+
+def test_shuffled_demonstrations_have_the_answers_of_others() -> None:
+    example = TaskSplit("options", "dev").examples(4)[0]
+    said, others = ([m["content"] for m in e.teacher if m["role"] == "assistant"] for e in (example, shuffled(example)))
+    assert others == said[1:] + said[:1]
+    assert shuffled(example).teacher[::2] == example.teacher[::2]
+
+
+def test_what_a_reader_has_to_know_is_noted(here: Path) -> None:
+    run("train", "--data", "train.jsonl", *FAST, "--method", "live", "--out", "a")
+    (_, row) = read("eval", "--data", "test.jsonl", "--adapter", "a", "--out", "1")
+    assert row["note"] == "last epoch, no dev set"
+    (_, row) = read("eval", "--data", "train.jsonl", "--adapter", "a", "--out", "2")
+    assert row["note"] == "not a test: its train set"
+    Path("a/run.json").unlink()
+    (_, row) = read("eval", "--data", "test.jsonl", "--adapter", "a", "--model", "testbed", "--out", "3")
+    assert "no run.json" in row["note"]
+    assert "model must be given" in run("eval", "--data", "test.jsonl", "--adapter", "a", code=1).stderr
+
+
+def test_demonstrations_by_a_bank(here: Path) -> None:
+    AnchorBank.build("bank", "train.jsonl")
+    options = ("--data", "test.jsonl", "--model", "testbed", "--pool", "train.jsonl", "--bank", "bank", "--shots", 4)
+    rows = read("eval", *options, "--strategy", "random", "--strategy", "rices", "--strategy", "hyperbolic")
+    assert [row["strategy"] for row in rows] == [None, "random", "rices", "hyperbolic"]
+    # embeddings are of digits, so the nearest are of the query's, whose word they have
+    scores = {row["strategy"]: row["exact"] for row in rows}
+    assert scores["rices"] == scores["hyperbolic"] == 1
+    assert scores["random"] < 1
+    told = read("train", *DATA, "--method", "hyper_icl", "--strategy", "rices", "--bank", "bank", "--out", "a")
+    assert told["run"]["data"]["strategy"] == "rices"
+    assert "bank must be given" in run("eval", *options[:6], "--shots", 4, "--strategy", "rices", code=1).stderr
+
+
+def test_seeds_of_adapters_are_those_of_the_testbed(here: Path) -> None:
+    """What a task hides depends on it."""
+    common = (
+        "--data",
+        "testbed:fixed_map/dev",
+        "--model",
+        "testbed",
+        "--method",
+        "hificl",
+        "--samples",
+        8,
+        "--steps",
+        1,
+    )
+    for seed in (0, 1):
+        run("train", *common, "--seed", seed, "--out", f"seed-{seed}")
+    adapters = ("--adapter", "seed-0", "--adapter", "seed-1")
+    rows = read("eval", "--data", "testbed:fixed_map/dev", *adapters, "--max-new-tokens", 2, "--batch-size", 64)
+    assert [(row["method"], row["seeds"], row["interval_of"]) for row in rows] == [
+        ("zero-shot", 2, "seeds"), ("hificl", 2, "seeds"),
+    ]  # fmt: skip
+    cells = json.loads(Path("out/eval/results.json").read_text())["cells"]
+    assert len({cell["test"] for cell in cells}) == 2
+
+
+def test_info_says_whether_it_fits(here: Path) -> None:
+    run("train", *DATA, "--method", "hyper_icl", "--rank", 2, "--out", "a")
+    known = read("adapters", "info", "a", "--model", "testbed")
+    assert known["method"] == "hyper_icl rank=2"
+    assert known["numbers"] == 4 * 2 * (2 * 32 * 2 + 32 + 1)
+    assert known["fits"]
+    assert known["trained on"] == "train.jsonl"
+    described = json.loads(Path("a/adapter_config.json").read_text())
+    described["base"]["width"] = 128
+    Path("a/adapter_config.json").write_text(json.dumps(described))
+    known = read("adapters", "info", "a", "--model", "testbed")
+    assert (known["fits"], known["reason"]) == (False, "width is 64, and was 128")
+    assert re.search(r"fits +no", run("adapters", "info", "a", "--model", "testbed").stdout)
+    Path("a/adapter_model.safetensors").write_bytes(b"damaged")
+    assert "cannot be read" in run("adapters", "info", "a", code=1).stderr
+
+
+ERRORS = [
+    ({"modle": "testbed"}, "run: there is no 'modle'; did you mean model?"),
+    ({"data": {"train": "t", "shot": 1}}, "data: there is no 'shot'; did you mean shots?"),
+    ({"data": {}}, "data: train is missing"),
+    ({"data": "t"}, "data must have fields, got 't'"),
+    ({"method": "hyperICL"}, "method: there is no 'hyperICL'; did you mean hyper_icl?"),
+    ({"method": {"name": "mimic", "rank": 4}}, "method: there is no 'rank'"),
+    ({"method": {"rank": 4}}, "method must be a name"),
+    ({"method": {"name": "hyper_icl", "gate": "row"}}, "method.gate must be one of token, head, layer, got 'row'"),
+    ({"method": {"name": "hyper_icl", "rank": 0}}, "rank must be a positive int"),
+    ({"objective": {"anchors": 1}}, "objective: there is no 'anchors'; did you mean anchor?"),
+    ({"objective": {"anchor": 0}}, "at least one weight must be positive"),
+    ({"training": {"learning_rate": "fast"}}, "training.learning_rate must be of type float, got 'fast'"),
+    ({"training": {"bf16": 1}}, "training.bf16 must be of type bool, got 1"),
+    ({"training": {"steps": True}}, "training.steps must be of type int, got True"),
+    ({"training": {"epochs": 0}}, "training.epochs must be positive, got 0"),
+    ({"training": {"seed": -1}}, "training.seed must not be negative, got -1"),
+    ({"data": {"train": "t", "strategy": "nearest"}}, "data.strategy must be one of random, rices"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), ERRORS)
+def test_run_that_is_wrong_is_told_in_one_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    values = {"model": "testbed", "data": {"train": "t"}, "method": "hyper_icl", **change}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    said = run("train", tmp_path / "run.yaml", "--out", tmp_path / "out", code=1).stderr
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "--model", "testbed", "--method", "live"], "run: data is missing"),
+        (["train", *DATA, "--method", "mimic", "--rank", "2"], "method: there is no 'rank'"),
+        (["train", *DATA, "--method", "hierarchy_bias"], "hierarchy_bias is told where demonstrations are"),
+        (["train", *DATA, "--method", "live", "--method", "task_vector"], "partly fitted and partly trained"),
+        (["train", *DATA, "--method", "live", "--shots", "0"], "data.shots must be at least 1"),
+        (["train", *DATA, "--method", "live", "--samples", "41"], "samples must be from 1 to 40"),
+        (["train", *DATA, "--method", "live", "--data", "testbed:option"], "the task must be one of fixed_map"),
+        (["train", *DATA, "--method", "live", "--data", "testbed:options/all"], "the split must be one of train"),
+        (["train", *DATA, "--method", "live", "--data", "no.jsonl"], "there is nothing at no.jsonl"),
+        (["train", "no.yaml"], "No such file"),
+        (["eval", "--data", "test.jsonl", "--model", "testbed", "--metric", "bleu"], "metric must be of exact, vqa"),
+        (["eval", "--data", "test.jsonl", "--model", "testbed", "--strategy", "no"], "strategy must be one of random"),
+        (["eval", "--data", "test.jsonl", "--model", "testbed", "--shots", "-1"], "must not be negative"),
+        (["eval", "--data", "test.jsonl", "--model", "testbed", "--adapter", "no"], "cannot be read"),
+        (["eval", "--data", "testbed:options", "--model", "testbed", "--shots", "17"], "shots must be at most 16"),
+        (["adapters", "info", "no"], "cannot be read"),
+    ],
+)
+def test_errors_are_told_in_one_line(args: list[str], message: str, here: Path) -> None:
+    result = run(*args, code=1)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not Path("out/adapter").exists()
+
+
+def test_no_weights_but_those_named(here: Path) -> None:
+    objective = Run.from_dict(
+        {"model": "m", "data": {"train": "t"}, "method": "hyper_icl", "objective": {"anchor": 1}}
+    ).aim
+    assert objective == Objective(ce=0, anchor=1)
+
+
+def test_labels_tell_runs_apart() -> None:
+    base = {"model": "m", "data": {"train": "t"}, "method": "hyper_icl"}
+    assert Run.from_dict(base).label == "hyper_icl"
+    both = Run.from_dict({**base, "method": ["hyper_icl", {"name": "hificl", "tokens": 4}]})
+    assert both.label == "hyper_icl + hificl tokens=4"
+    assert both.aim == HyperICLConfig.objective
+    other = Run.from_dict({**base, "objective": {"anchor": 1, "c": 1}})
+    assert other.label == "hyper_icl, anchor=1 c=1.0"
+    # what the method has anyway is not told
+    assert Run.from_dict({**base, "objective": {"anchor": 1, "ce": 0.5}}).label == "hyper_icl"
+    assert label_of(LIVEConfig(layers=(0, 2))) == "live layers=(0,2)"
+
+
+def test_yaml_that_is_none(tmp_path: Path) -> None:
+    for content in ("[1, 2]", "a: [", "text"):
+        (tmp_path / "run.yaml").write_text(content)
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path / "run.yaml"))):
+            read_yaml(tmp_path / "run.yaml")
+
+
+def test_some_rows_are_drawn_by_the_seed(here: Path) -> None:
+    split = FileSplit("train.jsonl", Show())
+    drawn = [[e.id for e in map(sample(split.examples(2), 5, seed).__getitem__, range(5))] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(drawn[0])) == 5
+    some = sample(split.examples(2), 5, 0)
+    shown = [some[0].teacher]
+    some.set_epoch(1)  # type: ignore[attr-defined]
+    assert some[0].teacher != shown[0]
+
+
+def test_task_keeps_the_last_demonstrations() -> None:
+    split = TaskSplit("options", "dev")
+    whole, some = (split.examples(shots)[0] for shots in (None, 3))
+    assert len(whole.teacher) == 33
+    assert some.teacher == whole.teacher[-7:]
+    assert some.student == whole.student
+    assert split.digest(0) != split.digest(1)
+
+
+def test_what_train_saves_is_what_from_pretrained_loads(here: Path) -> None:
+    run("train", *DATA, "--method", "hificl", "--out", "a")
+    model, _ = testbed.load()
+    adapters = Adapters.from_pretrained(model, "a")
+    assert [part.config for part in adapters["default"]] == [HiFICLConfig()]
