@@ -3,10 +3,13 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: test lint accuracy bench evidence clean
+.PHONY: test demo lint accuracy bench docs evidence clean
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest -n 2
+
+demo: .venv/installed
+	$(BIN)/icl demo
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -20,6 +23,9 @@ accuracy: .venv/installed
 bench: .venv/installed
 	$(BIN)/pip install -q -e '.[bench]' --no-build-isolation
 	$(BIN)/python bench/performance.py
+
+docs: .venv/installed
+	$(BIN)/mkdocs build
 
 evidence: .venv/installed
 	$(BIN)/python bench/wordnet.py

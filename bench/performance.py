@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from harness import table
+from harness import evidence, readme, table
 from harness.report import findings, render, verdict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -83,6 +83,8 @@ def main(
         raise typer.Exit(1)
     rows = table.read(final)
     render(rows, out, "python bench/performance.py" + " --quick" * quick)
+    if out == HERE.parent / "docs":
+        evidence.put(HERE.parent / "README.md", "speed", readme.speed(rows, "python bench/performance.py"))
     summary = Table("what", "measured", "target", "met", "worst", box=None)
     for finding in findings(rows):
         summary.add_row(*verdict(finding))

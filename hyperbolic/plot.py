@@ -220,15 +220,36 @@ def interactive(
     >>> import tempfile
     >>> interactive(torch.randn(5, 2), f"{tempfile.mkdtemp()}/disk.html", texts=["a", "b", "c", "d", "e"])
     """
+    shown = figure(points, c, model=model, labels=labels, texts=texts, edges=edges, stars=stars)
+    drawn = shown.to_html(full_html=False, include_plotlyjs=True, default_height="100vh")
+    Path(path).write_text(_PAGE.replace("FIGURE", drawn), encoding="utf-8")
+
+
+def figure(
+    points: Tensor,
+    c: float = 1.0,
+    *,
+    model: str = "lorentz",
+    labels: Sequence[Any] | None = None,
+    texts: Sequence[str] | None = None,
+    edges: Tensor | None = None,
+    stars: Sequence[int] = (),
+) -> Any:
+    """What :func:`interactive` shows, as a figure of plotly for a page of one's own; ``customdata`` has the rows.
+
+    >>> shown = figure(torch.randn(5, 2), labels=["a", "b", "a", "a", "b"])
+    >>> [list(trace.customdata) for trace in shown.data]
+    [[0, 2, 3], [1, 4]]
+    """
     import plotly.graph_objects as go
 
-    x = _hyperboloid("interactive", points, c, model, labels=labels, texts=texts)
+    x = _hyperboloid("figure", points, c, model, labels=labels, texts=texts)
     xy, depth = models.lorentz_to_poincare(x).numpy(), (lorentz.dist0(x) / math.sqrt(c)).tolist()
     names = [str(i) for i in range(len(x))] if texts is None else texts
     hover = [f"{_escaped(name)}<br>depth {d:.3f}" for name, d in zip(names, depth)]
-    figure = go.Figure()
+    shown = go.Figure()
     for radius in (1.0, *(math.tanh(r / 2) for r in _RINGS)):
-        figure.add_shape(
+        shown.add_shape(
             type="circle", x0=-radius, y0=-radius, x1=radius, y1=radius, layer="below",
             line={"color": _INK if radius == 1 else _RING, "width": 1.5 if radius == 1 else 1},
             fillcolor=_PAPER if radius == 1 else None,
@@ -236,28 +257,27 @@ def interactive(
     if edges is not None:
         arcs = torch.nn.functional.pad(_arcs(x, edges), (0, 0, 0, 1), value=torch.nan).flatten(0, 1).numpy()
         line = {"color": _ARC, "width": 1}
-        figure.add_scatter(x=arcs[:, 0], y=arcs[:, 1], mode="lines", line=line, hoverinfo="skip", showlegend=False)
-    stars, dots = _split("interactive", stars, len(x))
+        shown.add_scatter(x=arcs[:, 0], y=arcs[:, 1], mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    stars, dots = _split("figure", stars, len(x))
     dot: dict[str, Any] = {"size": 7, "line": {"color": "white", "width": 0.5}}
     for name, colour, rows in _groups(labels, dots):
-        figure.add_scatter(
+        shown.add_scatter(
             x=xy[rows, 0], y=xy[rows, 1], mode="markers", name=_escaped(name), hovertext=[hover[i] for i in rows],
-            hoverinfo="text", marker={**dot, "color": colour},
+            hoverinfo="text", customdata=rows, marker={**dot, "color": colour},
         )  # fmt: skip
     if stars:
-        figure.add_scatter(
+        shown.add_scatter(
             x=xy[stars, 0], y=xy[stars, 1], mode="markers", hovertext=[hover[i] for i in stars], hoverinfo="text",
-            marker={**dot, "color": _STAR, "size": 15, "symbol": "star"}, showlegend=False,
+            marker={**dot, "color": _STAR, "size": 15, "symbol": "star"}, customdata=stars, showlegend=False,
         )  # fmt: skip
     hidden = {"visible": False, "range": [-1.03, 1.03]}
-    figure.update_layout(
+    shown.update_layout(
         template="plotly_white", xaxis=hidden, yaxis={**hidden, "scaleanchor": "x"}, showlegend=labels is not None,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
         # below, where a telephone has room for it
         legend={"orientation": "h", "x": 0.5, "xanchor": "center", "y": 0, "yanchor": "top"},
     )  # fmt: skip
-    drawn = figure.to_html(full_html=False, include_plotlyjs=True, default_height="100vh")
-    Path(path).write_text(_PAGE.replace("FIGURE", drawn), encoding="utf-8")
+    return shown
 
 
 Group = tuple[str, str, list[int]]
@@ -318,7 +338,8 @@ def _groups(labels: Sequence[Any] | Tensor | None, rows: Sequence[int]) -> list[
         if name in members:
             members[name].append(i)
     coloured = [(name, colour, members[name]) for name, colour in zip(frequent, _COLOURS)]
-    return ([("other", _GREY, rest)] if rest else []) + coloured
+    others = {names[i] for i in rest}
+    return ([(others.pop() if len(others) == 1 else "other", _GREY, rest)] if rest else []) + coloured
 
 
 def _legend(ax: Axes, groups: list[Group], **where: Any) -> None:

@@ -262,7 +262,7 @@ def test_arguments(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             plot.disk(**given)
-    with pytest.raises(ValueError, match=r"interactive: points must have shape \(N, 2\)"):
+    with pytest.raises(ValueError, match=r"figure: points must have shape \(N, 2\)"):
         plot.interactive(torch.zeros(3), tmp_path / "none.html")
     for points, dim in ((torch.zeros(3, 2), 3), (torch.zeros(2), 1)):
         with pytest.raises(ValueError, match=rf"reduce: points must have shape \(N, {dim} or more\)"):

@@ -1,4 +1,4 @@
-"""docs/evidence.md: text by hand, with blocks between markers that the benchmarks write."""
+"""Pages by hand, with blocks between markers that the benchmarks write; docs/evidence.md is one."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -668,3 +669,16 @@ def test_arguments(tmp_path: Path) -> None:
         Objective(anchor=-1)
     with pytest.raises(ValueError, match="at least one weight"):
         Objective(ce=0.0)
+
+
+def test_quantised_base_is_trained_on(tmp_path: Path) -> None:
+    """Trainer refuses one on which nothing is trained that it knows of, and is not left with another opinion."""
+    model = start(HiFICLConfig())
+    model.is_quantized, model.hf_quantizer = True, SimpleNamespace(is_trainable=True)
+    made = trainer(model, tmp_path, examples(n=4), max_steps=3)
+    assert not model._hf_peft_config_loaded
+    before = weights(model)
+    made.train()
+    changed = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("icl_adapters.") for name in changed)
