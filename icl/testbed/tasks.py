@@ -9,7 +9,7 @@ split, and no demonstration is the query.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -197,42 +197,44 @@ def load_task(name: str, seed: int = 0) -> DatasetDict:
 
 def load_split(name: str, split: str, seed: int = 0) -> Dataset:
     """A row for every image of the split that the task asks about. ``seed`` fixes what the task hides."""
+    source = images.split(split)
+    files = [{"bytes": source.png(i), "path": None} for i in range(len(source))]
+    return Dataset.from_list(list(rows(name, split, seed, files)), features=FEATURES)
+
+
+def rows(name: str, split: str, seed: int, pictures: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Those of :func:`load_split`, with ``pictures`` for the images of the split."""
     if name not in TASKS:
         raise ValueError(f"load_split: name must be one of {', '.join(TASKS)}, got {name!r}")
     source = images.split(split)
-    files = [{"bytes": source.png(i), "path": None} for i in range(len(source))]
     example_of = TASKS[name](Draw(name, seed, split))
-    rows = []
     for query in range(len(source)):
         example = example_of(query)
         if example is None:
             continue
         options = [_text("".join(word + END for word in example.options))] if example.options else []
-        asked = [{"role": "user", "content": [*options, _image(files[query])]}]
-        teacher, student = ([(files[i], word) for i, word in shown] for shown in (example.teacher, example.student))
-        rows.append(
-            {
-                "id": f"{split}-{query}",
-                "query": files[query],
-                "digit": int(source.labels[query]),
-                "demonstrations": [{"image": file, "answer": word} for file, word in teacher],
-                "teacher": _chat(teacher) + asked,
-                "student": _chat(student) + asked,
-                "answer": example.answer,
-            }
-        )
-    return Dataset.from_list(rows, features=FEATURES)
+        asked = [{"role": "user", "content": [*options, _image(pictures[query])]}]
+        teacher, student = ([(pictures[i], word) for i, word in shown] for shown in (example.teacher, example.student))
+        yield {
+            "id": f"{split}-{query}",
+            "query": pictures[query],
+            "digit": int(source.labels[query]),
+            "demonstrations": [{"image": file, "answer": word} for file, word in teacher],
+            "teacher": _chat(teacher) + asked,
+            "student": _chat(student) + asked,
+            "answer": example.answer,
+        }
 
 
 def _text(words: str) -> dict[str, Any]:
     return {"type": "text", "text": words, "image": None}
 
 
-def _image(file: dict[str, Any]) -> dict[str, Any]:
+def _image(file: Any) -> dict[str, Any]:
     return {"type": "image", "text": None, "image": file}
 
 
-def _chat(shown: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
+def _chat(shown: list[tuple[Any, str]]) -> list[dict[str, Any]]:
     messages = []
     for file, word in shown:
         messages.append({"role": "user", "content": [_image(file)]})

@@ -1,0 +1,42 @@
+"""``icl demo``: everything on the testbed, as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from icl.console import ERR, INTERRUPTED, say
+
+if TYPE_CHECKING:
+    from icl.demo.plan import Job
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the report and of all that is made for it.")] = Path("out/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Less of everything; marks are not judged.")] = False,
+) -> None:
+    """Build a bank, choose demonstrations, train every adapter, and write report.html.
+
+    Needs no network and no GPU. Run again after an interruption, it goes on where it was.
+    """
+    from icl.demo import page
+    from icl.demo.plan import FULL, QUICK
+    from icl.demo.run import run
+
+    plan = QUICK if quick else FULL
+    columns = TextColumn("{task.fields[what]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    try:
+        with Progress(*columns, TimeRemainingColumn(), console=ERR, disable=not ERR.is_terminal) as bar:
+            line = bar.add_task("", total=sum(job.cost for job in plan.jobs()), what="starting")
+
+            def show(job: Job, cost: float) -> None:
+                bar.update(line, advance=cost, what=f"{job.kind}: {job.name} {job.task}"[:48].ljust(48))
+
+            results = run(plan, out / plan.name, show)
+    except KeyboardInterrupt as error:
+        say("stopped: run the same command again, it goes on there", "yellow")
+        raise typer.Exit(INTERRUPTED) from error
+    print(page.write(plan, results, out))

@@ -1,0 +1,193 @@
+"""What the demo does: jobs, each of which leaves one file of results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Literal
+
+from icl.adapters import (
+    AdapterConfig,
+    FunctionVectorConfig,
+    HiFICLConfig,
+    HyperICLConfig,
+    InContextVectorConfig,
+    MimICConfig,
+    TaskVectorConfig,
+)
+from icl.embed import digest
+from icl.objective import Objective
+from icl.testbed.ground import BASES
+from icl.testbed.model import folder_of
+from icl.testbed.trials import ANCHOR, BOTH, CE, EUCLIDEAN, LOGITS, TRIALS, Trial
+
+Kind = Literal["selection", "base", "trial", "vector", "ablation", "attention", "latency"]
+
+_HYPER = Trial("Hyper-ICL", "options", (HyperICLConfig(),), BOTH, 150, data=500)
+_HIFI = Trial("HiFICL", "fixed_map", (HiFICLConfig(),), CE, 100, 2e-2, 500)
+_MIMIC = Trial("MimIC", "fixed_map", (MimICConfig(),), EUCLIDEAN, 250, 2e-2, 500)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One thing changed in a trial."""
+
+    group: str
+    variant: str
+    trial: Trial
+
+
+def _changed(group: str, variant: str, trial: Trial, config: AdapterConfig | None = None, **changes: Any) -> Ablation:
+    configs = trial.configs if config is None else (config,)
+    name = f"{trial.name}, {group} {variant}"
+    return Ablation(group, variant, dataclasses.replace(trial, name=name, configs=configs, **changes))
+
+
+def _curved(c: float) -> Objective:
+    return dataclasses.replace(BOTH, c=c)
+
+
+ABLATIONS = (
+    _changed("loss", "CE alone", _HYPER, objective=CE),
+    _changed("loss", "L2 and CE", _HYPER, objective=EUCLIDEAN),
+    _changed("loss", "anchor alone", _HYPER, objective=ANCHOR),
+    _changed("loss", "anchor and CE", _HYPER),
+    *(_changed("rank", str(r), _HYPER, HyperICLConfig(rank=r)) for r in (1, 2, 4, 8)),
+    _changed("gate", "layer", _HYPER, HyperICLConfig(gate="layer")),
+    _changed("gate", "head", _HYPER, HyperICLConfig(gate="head")),
+    _changed("gate", "token", _HYPER),
+    *(_changed("curvature", f"{c:g}", _HYPER, objective=_curved(c)) for c in (0.01, 0.1, 1.0)),
+    *(_changed("teacher's shots", str(k), _HYPER, shots=k) for k in (4, 8, 16)),
+    _changed("corrects", "scores", _HYPER),
+    _changed("corrects", "output", _HYPER, HyperICLConfig(correct="output")),
+    _changed("start", "paper", _HIFI),
+    _changed("start", "identity", _HIFI, HiFICLConfig(start="identity")),
+    _changed("factors of", "both", _HIFI),
+    _changed("factors of", "keys", _HIFI, HiFICLConfig(factorise="keys")),
+    _changed("factors of", "values", _HIFI, HiFICLConfig(factorise="values")),
+    _changed("factors of", "none", _HIFI, HiFICLConfig(factorise="none")),
+    _changed("mass", "shared", _HIFI),
+    _changed("mass", "added", _HIFI, HiFICLConfig(mass="added")),
+    _changed("direction for each", "head", _MIMIC),
+    _changed("direction for each", "layer", _MIMIC, MimICConfig(direction="layer")),
+    _changed("mass by", "query", _MIMIC),
+    _changed("mass by", "constant", _MIMIC, MimICConfig(mass="constant")),
+    _changed("teaches", "states", _MIMIC),
+    _changed("teaches", "logits", _MIMIC, objective=LOGITS),
+)
+"""Those of METHODS. A variant that is as the method has it by default stands in several groups, and is trained once."""
+
+VECTORS = {
+    "Task vector": TaskVectorConfig(),
+    "Function vector": FunctionVectorConfig(heads=4),
+    "In-context vector": InContextVectorConfig(),
+}
+"""Read off the base, without training."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something that leaves a file of results. ``cost`` is about how many steps of training take as long."""
+
+    kind: Kind
+    name: str
+    task: str
+    seed: int
+    cost: float = field(repr=False)
+    what: Any = None
+
+    @property
+    def key(self) -> str:
+        """Of its file."""
+        name = f"{self.kind} {self.name} {self.task} {self.seed}".lower()
+        return "-".join("".join(c if c.isalnum() or c == "_" else " " for c in name.replace("+", " and ")).split())
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides its results."""
+        versions = [metadata.version(name) for name in ("hyperbolic-icl", "torch", "transformers")]
+        weights = (folder_of(BASES[self.seed]) / "model.safetensors").read_bytes()
+        return digest(repr((self, versions, digest(weights))))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of it is done.
+
+    Args:
+        name: of the plan, for the page.
+        seeds: of trials, by the place in ``BASES``; ``ablation_seeds`` of ablations.
+        steps: the most of any trial; ``None`` for all, which marks are of.
+        queries: held-out images that are asked for with demonstrations of each strategy.
+        rounds: in which latencies are measured in turns.
+    """
+
+    name: str = "full"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    trials: tuple[Trial, ...] = TRIALS
+    vectors: tuple[str, ...] = tuple(VECTORS)
+    vector_tasks: tuple[str, ...] = ("fixed_map", "options")
+    ablations: tuple[Ablation, ...] = ABLATIONS
+    ablation_seeds: tuple[int, ...] = (1,)
+    steps: int | None = None
+    shots: tuple[int, ...] = (1, 4, 8, 16)
+    queries: int = 360
+    rounds: int = 21
+
+    def cut(self, trial: Trial) -> Trial:
+        return trial if self.steps is None else dataclasses.replace(trial, steps=min(trial.steps, self.steps))
+
+    def jobs(self) -> list[Job]:
+        """In the order of the page; those that need what others leave come last."""
+        return list(self._jobs())
+
+    def _jobs(self) -> Iterator[Job]:
+        for seed in self.seeds:
+            yield Job("selection", "strategies", "", seed, 400, (self.shots, self.queries))
+        for task in dict.fromkeys(trial.task for trial in self.trials):
+            for seed in self.seeds:
+                yield Job("base", "answers", task, seed, 100)
+        for trial in map(self.cut, self.trials):
+            for seed in self.seeds:
+                yield _training("trial", trial, seed)
+        for task in self.vector_tasks:
+            for name in self.vectors:
+                for seed in self.seeds:
+                    yield Job("vector", name, task, seed, 60, VECTORS[name])
+        for trial in dict.fromkeys(self.ablated(ablation) for ablation in self.ablations):
+            for seed in self.ablation_seeds:
+                yield _training("ablation", trial, seed)
+        seed = self.seeds[0]
+        for trial in map(self.cut, self.trials):
+            if trial.name == "Hyper-ICL, CE" and trial.task in ("options", "last_block"):
+                yield Job("attention", trial.name, trial.task, seed, 30, trial)
+        yield Job("latency", "methods", "fixed_map", seed, 200, (self.rounds, tuple(self.methods().items())))
+
+    def ablated(self, ablation: Ablation) -> Trial:
+        """What is trained for it: the same for two that do not differ in more than their names."""
+        label = f"{type(ablation.trial.configs[0]).__name__} {ablation.trial.configs[0]} {ablation.trial.objective}"
+        name = f"{digest(f'{label} {ablation.trial.shots}')[:8]}"
+        return dataclasses.replace(self.cut(ablation.trial), name=name)
+
+    def methods(self) -> dict[str, tuple[AdapterConfig, ...]]:
+        """Those that differ in what they do to the model, by the names of their configurations."""
+        found = {method_of(trial): trial.configs for trial in self.trials}
+        vectors = {name: (VECTORS[name],) for name in self.vectors}
+        if "Task vector" in vectors:  # fitted, it stands at one layer
+            vectors["Task vector"] = (TaskVectorConfig(layers=(2,)),)
+        return {**found, **vectors}
+
+
+def method_of(trial: Trial) -> str:
+    """Its name without what it is trained on."""
+    return trial.name.partition(",")[0]
+
+
+def _training(kind: Kind, trial: Trial, seed: int) -> Job:
+    return Job(kind, trial.name, trial.task, seed, 20 + trial.steps, trial)
+
+
+FULL = Plan()
+QUICK = Plan("quick", seeds=(1,), ablations=ABLATIONS[:4], ablation_seeds=(1,), steps=60, shots=(1, 4, 16), rounds=9)

@@ -1,0 +1,141 @@
+"""Demonstrations chosen by each strategy from a bank of the training images, and what the model makes of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from hyperbolic import plot
+from icl import lift as lifts
+from icl.bank import AnchorBank
+from icl.select import Queries, select
+from icl.testbed import images
+from icl.testbed.episodes import Layout
+from icl.testbed.evaluate import _prompts as prompts
+from icl.testbed.ground import BASES
+from icl.testbed.model import encode, load, logits
+from icl.testbed.vocabulary import DIGITS, WORDS
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "random": {"strategy": "random"},
+    "RICES": {"strategy": "rices"},
+    "hyperbolic": {"strategy": "hyperbolic"},
+    "hyperbolic, diverse": {"strategy": "hyperbolic", "diversity": 0.3},
+}
+"""Options of :func:`icl.select.select`. Without TopK-CLIP: it compares texts too, and these queries have none."""
+_DIM, _EPOCHS = 16, 5
+# On the disk.
+_SHOWN, _ASKED, _NEIGHBOURS = 300, 3, 4
+
+
+def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> dict[str, Any]:
+    """Right answers by strategy and number of demonstrations, how good the lift is, and the bank on the disk.
+
+    Images and a list of them are left in ``demonstrations``, the bank in ``bank``: what a user begins with, and what
+    ``icl bank`` and ``icl select`` work on.
+    """
+    torch.manual_seed(seed)  # where the lift starts
+    model, processor = load(BASES[seed])
+    train, held = images.split("train"), images.split("held_out")
+    embedded, asked = (_embedded(model, split.pixels) for split in (train, held))
+    files = _export(folder / "demonstrations", train)
+    lift = lifts.HyperbolicLift(embedded.shape[1], dim=_DIM)
+    pairs = lifts.same_label_pairs(train.labels, seed)
+    fitted = lifts.fit(lift, embedded, pairs, groups=train.labels, epochs=_EPOCHS, seed=seed)
+    lift.eval()
+    shutil.rmtree(folder / "bank", ignore_errors=True)
+    names = [file.stem for file in files]
+    labels = [DIGITS[digit] for digit in train.labels.tolist()]
+    rows = {"id": names, "image": [str(file) for file in files], "label": labels, "image_embedding": embedded}
+    bank = AnchorBank.build(folder / "bank", rows, lift=lift)
+    chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:queries].sort().values
+    with torch.no_grad():
+        points = lift(asked[chosen])
+    given = Queries(points, asked[chosen], ids=[f"held-out-{i}" for i in chosen.tolist()])
+    accuracy = {}
+    for name, options in STRATEGIES.items():
+        for k in shots:
+            found = select(bank, given, k, seed=seed, **options)
+            accuracy[f"{name}/{k}"] = _right(model, processor, train, held, found, chosen, seed)
+    return {
+        "queries": len(chosen),
+        "right": accuracy,
+        "lift": fitted.to_dict(),
+        "bank": {"rows": len(bank), "dim": bank.meta.dim, "c": bank.meta.c},
+        "disk": _disk(bank, train, held, points, chosen, seed),
+    }
+
+
+@torch.no_grad()
+def _embedded(model: Any, pixels: Tensor) -> Tensor:
+    """The model's own vision encoder, as an embedder: unit vectors, as CLIP's are."""
+    values = images.pixel_values(pixels).transpose(0, 1)
+    mean: Tensor = model.get_image_features(values).last_hidden_state.mean(1)
+    return normalize(mean, dim=-1)
+
+
+def _export(folder: Path, split: images.Images) -> list[Path]:
+    """A folder of PNG files, and a list of them with what they show, as users have them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder.resolve() / f"{i:04d}.png" for i in range(len(split))]
+    lines = []
+    for i, file in enumerate(files):
+        file.write_bytes(split.png(i))
+        lines.append(json.dumps({"id": file.stem, "image": file.name, "label": DIGITS[int(split.labels[i])]}) + "\n")
+    (folder / "demonstrations.jsonl").write_text("".join(lines))
+    return files
+
+
+@torch.inference_mode()
+def _right(
+    model: Any, processor: Any, train: images.Images, held: images.Images, found: Tensor, chosen: Tensor, seed: int
+) -> int:
+    """Right answers, where each query has words for the digits that are drawn for it alone (docs/testbed.md)."""
+    layout = Layout.chat(processor, "image")
+    words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
+    generator = torch.Generator().manual_seed(seed)
+    names = words[torch.rand(len(chosen), len(words), generator=generator).argsort(1)[:, :10]]
+    labels = names.gather(1, train.labels[found])
+    seen, asked = (encode(model, images.pixel_values(split.pixels)) for split in (train, held))
+    ids = prompts(layout, labels, processor.tokenizer.bos_token_id)
+    pictures = torch.cat([seen[found], asked[chosen][:, None]], 1).flatten(0, 2)
+    answers = logits(model, ids, pictures)[:, -1].argmax(-1)
+    return int((answers == names.gather(1, held.labels[chosen][:, None])[:, 0]).sum())
+
+
+def _disk(
+    bank: AnchorBank, train: images.Images, held: images.Images, points: Tensor, chosen: Tensor, seed: int
+) -> dict[str, Any]:
+    """A sample of the bank and a few queries with their neighbours, in two dimensions."""
+    sample = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:_SHOWN]
+    queries = torch.linspace(0, len(points) - 1, _ASKED + 2)[1:-1].long()
+    hits = bank.search(points[queries], _NEIGHBOURS)
+    rows = torch.cat([sample, hits.rows.flatten()]).unique()
+    reduced = plot.reduce(torch.cat([bank.gather(rows), points[queries]]), c=bank.meta.c, keep_depth=True)
+    found = torch.searchsorted(rows, hits.rows)
+    stars = len(rows) + torch.arange(len(queries))
+    edges = torch.stack([found, stars[:, None].expand_as(found)], -1).flatten(0, 1)
+    asked = chosen[queries].tolist()
+    return {
+        "points": reduced.points.tolist(),
+        "c": bank.meta.c,
+        "stress": reduced.stress,
+        "explained": reduced.explained,
+        "labels": [DIGITS[digit] for digit in train.labels[rows].tolist()] + ["query"] * len(asked),
+        "names": [f"{row:04d}" for row in rows.tolist()] + [f"query, a {DIGITS[int(held.labels[i])]}" for i in asked],
+        "pictures": [data_uri(train.png(row)) for row in rows.tolist()] + [data_uri(held.png(i)) for i in asked],
+        "edges": edges.tolist(),
+        "stars": stars.tolist(),
+    }
+
+
+def data_uri(png: bytes) -> str:
+    """An image for a page that has no files beside it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,227 @@
+"""What each method can and cannot do on the testbed: a task, a budget, and what has to come out, for each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icl.adapters import (
+    AdapterConfig,
+    HiFICLConfig,
+    HyperICLConfig,
+    LIVEConfig,
+    LoRAConfig,
+    MimICConfig,
+)
+from icl.examples import Example
+from icl.objective import Objective
+from icl.testbed import images
+from icl.testbed.ground import BASES as BASES
+from icl.testbed.ground import Ground, examples
+from icl.testbed.tasks import SHOTS
+
+CE = Objective()
+BOTH = Objective(anchor=1.0, ce=0.5)
+ANCHOR = Objective(anchor=1.0, ce=0.0)
+EUCLIDEAN = Objective(alignment=1.0, ce=0.5, feature_scale="unit")
+LOGITS = Objective(logits=1.0, ce=0.5)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What the mean over the seeds has to reach, or with ``most`` not to pass."""
+
+    value: float
+    most: bool = False
+
+    def holds(self, accuracy: float) -> bool:
+        return accuracy <= self.value if self.most else accuracy >= self.value
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.most else '≥'} {self.value:.2f}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An adapter, what it is trained on, and for how long.
+
+    Args:
+        data: what it is shown of the training split: a number of rows, ``None`` for all, "one a class" or "unlabelled":
+            300 queries without an answer, whose teacher sees one and the same demonstration of each class.
+        mark: of the accuracy on the test split; ``None`` for what is measured beside.
+        frozen: the same of the base without an adapter.
+        shots: how many of its 16 demonstrations the teacher sees, one with the answer among them.
+    """
+
+    name: str
+    task: str
+    configs: tuple[AdapterConfig, ...]
+    objective: Objective = CE
+    steps: int = 200
+    learning_rate: float = 5e-3
+    data: int | str | None = None
+    mark: Mark | None = None
+    frozen: Mark | None = None
+    shots: int = SHOTS
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} on {self.task}".lower().replace(" ", "-").replace(",", "").replace("+", "and")
+
+
+HYPER, HIFI, MIMIC = HyperICLConfig(), HiFICLConfig(), MimICConfig()
+_FAST = 2e-2
+
+TRIALS = (
+    Trial("Hyper-ICL, CE", "options", (HYPER,), CE, 400, mark=Mark(0.95), frozen=Mark(0.40, most=True)),
+    Trial("Hyper-ICL, anchor and CE", "options", (HYPER,), BOTH, 300, data=500, mark=Mark(0.92)),
+    Trial("Hyper-ICL of rank 1, CE", "options", (HyperICLConfig(rank=1),), CE, 400),
+    Trial("Hyper-ICL, CE", "last_block", (HYPER,), CE, 100, mark=Mark(0.93), frozen=Mark(0.55, most=True)),
+    Trial("Hyper-ICL, CE", "set_conflict", (HYPER,), CE, 300, mark=Mark(0.82)),
+    Trial("Hyper-ICL, CE", "fixed_map", (HYPER,), CE, 400, mark=Mark(0.15, most=True)),
+    Trial("HiFICL, CE", "fixed_map", (HIFI,), CE, 200, _FAST, 500, Mark(0.97), Mark(0.02, most=True)),
+    Trial("HiFICL, CE, one a class", "fixed_map", (HIFI,), CE, 200, _FAST, "one a class", Mark(0.95)),
+    Trial("HiFICL, CE", "last_block", (HIFI,), CE, 100, _FAST, mark=Mark(0.95)),
+    Trial("HiFICL, anchor, no labels", "fixed_map", (HIFI,), ANCHOR, 300, _FAST, "unlabelled", Mark(0.95)),
+    Trial("HiFICL, CE", "unseen_classes", (HIFI,), CE, 200, _FAST, 500, Mark(0.05, most=True)),
+    Trial("HiFICL, L2 and CE", "unseen_classes", (HIFI,), EUCLIDEAN, 300, _FAST, 500, Mark(0.80)),
+    Trial("MimIC, CE", "fixed_map", (MIMIC,), CE, 800, _FAST, 500, Mark(0.95)),
+    Trial("MimIC, L2 and CE", "fixed_map", (MIMIC,), EUCLIDEAN, 800, _FAST, 500, Mark(0.75)),
+    Trial("Hyper-ICL and HiFICL, CE", "set_conflict", (HYPER, HIFI), CE, 300, 1e-2, mark=Mark(0.95)),
+    Trial("LIVE, logits and CE", "fixed_map", (LIVEConfig(),), LOGITS, 300, _FAST, 500),
+    Trial("LIVE, logits and CE", "options", (LIVEConfig(),), LOGITS, 300, _FAST, 500),
+    Trial("LoRA, CE", "fixed_map", (LoRAConfig(),), CE, 200, 5e-3, 500),
+    Trial("LoRA, CE", "options", (LoRAConfig(),), CE, 200, 5e-3, 500),
+)
+
+_ALIGNMENTS = {
+    "no teacher": Objective(),
+    "L2": Objective(alignment=1.0, ce=0.5, feature_scale="unit"),
+    "geodesic": Objective(anchor=1.0, ce=0.5),
+    "geodesic, paper scale, c = 1": Objective(anchor=1e-2, ce=0.5, feature_scale="paper", c=1.0),
+    "L2, radius by layer": Objective(alignment=1.0, ce=0.5, feature_scale="layer"),
+    "geodesic, radius by layer, c = 1": Objective(anchor=1.0, ce=0.5, feature_scale="layer", c=1.0),
+    "L2, learned lift": Objective(alignment=1.0, ce=0.5, feature_scale="lift", dim=32),
+    "geodesic, learned lift, c = 1": Objective(anchor=1.0, ce=0.5, feature_scale="lift", c=1.0, dim=32),
+    "L2, relations": Objective(relational=1.0, ce=0.5, metric="l2"),
+    "geodesic, relations, c = 1": Objective(relational=1.0, ce=0.5, c=1.0),
+}
+# Budgets at which neither is at its ceiling: what a loss is worth shows where there is something left to win.
+COMPARISONS = tuple(
+    trial
+    for name, objective in _ALIGNMENTS.items()
+    for trial in (
+        Trial(name, "unseen_classes", (HIFI,), objective, 150, _FAST, 200),
+        Trial(name, "options", (HYPER,), objective, 150, 5e-3, 200),
+    )
+)
+"""The same two adapters with one loss after the other: does geometry matter?"""
+
+
+def shown(trial: Trial, seed: int) -> list[Example]:
+    """What the trial is trained on."""
+    rows = examples(trial.task, "train", seed)
+    random = np.random.RandomState(seed)
+    digits = images.split("train").labels.numpy()
+    if trial.data == "one a class":
+        chosen = [rows[int(random.choice(np.flatnonzero(digits == digit)))] for digit in range(10)]
+    elif trial.data == "unlabelled":
+        chosen = _unlabelled(rows, digits, random)
+    else:
+        count = len(rows) if trial.data is None else int(trial.data)
+        chosen = [rows[i] for i in random.permutation(len(rows))[:count].tolist()]
+    return [_with_shots(example, trial.shots) for example in chosen] if trial.shots < SHOTS else chosen
+
+
+def _unlabelled(rows: list[Example], digits: Any, random: np.random.RandomState) -> list[Example]:
+    """Queries whose answers only a teacher with one demonstration of each class knows."""
+    order = random.permutation(len(rows)).tolist()
+    first = [next(i for i in order if digits[i] == digit) for digit in random.permutation(10)]
+    demonstrations: list[Any] = []
+    for i in first:
+        answer = {"role": "assistant", "content": [{"type": "text", "text": rows[i].answer}]}
+        demonstrations += [rows[i].student[-1], answer]
+    queries = [rows[i] for i in order if i not in first][:300]
+    return [dataclasses.replace(q, teacher=[*demonstrations, q.student[-1]], answer=None) for q in queries]
+
+
+def _with_shots(example: Example, shots: int) -> Example:
+    """With the last demonstrations of its teacher, one that has the answer among them."""
+    *demonstrations, query = example.teacher
+    pairs = list(zip(demonstrations[::2], demonstrations[1::2]))
+    told = [pair for pair in pairs if pair[1]["content"][0]["text"] == example.answer][-1:]
+    others = [pair for pair in pairs if pair not in told]
+    kept = [*others[len(others) - shots + len(told) :], *told]
+    return dataclasses.replace(example, teacher=[message for pair in kept for message in pair] + [query])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a trial on one base. ``correct`` are the answers to the test split, ``curve`` the loss at some steps."""
+
+    correct: tuple[bool, ...]
+    parameters: int
+    seconds: float
+    curve: tuple[tuple[int, float], ...]
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.correct))
+
+
+def run(
+    trial: Trial, seed: int, folder: Path, step: Callable[[int], None] | None = None, ground: Ground | None = None
+) -> Outcome:
+    """Train on base ``BASES[seed]`` and test, once, after the last step. The adapter stays in ``folder``.
+
+    ``ground`` is that of the task and the seed, where several trials share it.
+    """
+    import torch
+    from transformers import PrinterCallback, TrainerCallback
+
+    from icl.adapters import attach
+    from icl.train import DistillTrainer, training_arguments
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if step is not None:
+                step(1)
+
+    ground = Ground(trial.task, seed) if ground is None else ground
+    torch.manual_seed(seed)
+    adapters = attach(ground.model, trial.configs)
+    arguments = training_arguments(
+        folder,
+        max_steps=trial.steps,
+        per_device_train_batch_size=32,
+        learning_rate=trial.learning_rate,
+        logging_steps=10,
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=seed,
+    )
+    data = ground.shown((trial.data, trial.shots), lambda: shown(trial, seed), trial.objective.needs_teacher)
+    trainer = DistillTrainer(
+        ground.model,
+        arguments,
+        objective=trial.objective,
+        train_dataset=data,
+        data_collator=ground.collator,
+        teacher_cache=ground.teachers,
+        keep_in_memory=True,
+        callbacks=[Steps()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    seconds = trainer.train().metrics["train_runtime"]
+    adapters.save_pretrained(folder)
+    curve = tuple((int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry)
+    parameters = sum(p.numel() for p in adapters.parameters())
+    ground.model.eval()
+    correct = ground.answers()
+    adapters.detach()
+    return Outcome(correct, parameters, seconds, curve)
