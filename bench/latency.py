@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from icl.adapters import HiFICLConfig, HyperICLConfig, MimICConfig, attach
 
 SHOTS = 16
+BARE = "zero-shot"
 METHODS = {
     "hyper_icl": HyperICLConfig(),
     "hificl": HiFICLConfig(),
@@ -70,7 +71,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="In each of which all take their turn.")] = 15,
     steps: Annotated[int, typer.Option(help="Tokens decoded in a turn.")] = 8,
 ) -> None:
-    """Measure in turns, and compare medians.
+    """Measure in turns; ratios are medians of those within a round.
 
     Example: python bench/latency.py --width 128 --layers 2 --tokens 64 --rounds 3
     """
@@ -80,7 +81,7 @@ def main(
     adapters = attach(model, METHODS[first], first)
     for name in others:
         adapters.add([METHODS[name]], name)
-    ways: dict[str, Callable[[], AbstractContextManager[None]]] = {"zero-shot": adapters.off}
+    ways: dict[str, Callable[[], AbstractContextManager[None]]] = {BARE: adapters.off}
     ways |= {name: lambda name=name: adapters.use(name) for name in METHODS}
     before: dict[str, list[float]] = {name: [] for name in ways}
     after: dict[str, list[float]] = {name: [] for name in ways}
@@ -93,21 +94,20 @@ def main(
                 taken = decode(model, cache, steps)
             if round_ >= 0:
                 before[name].append(seconds)
-                after[name] += taken
+                after[name].append(median(taken))
     with adapters.off():
         shots, cache = prefill(model, prompt.repeat(1, SHOTS + 1))
         decoding = median(decode(model, cache, steps))
+    demonstrated = f"{SHOTS}-shot"
+    before[demonstrated], after[demonstrated] = [shots] * rounds, [decoding] * rounds
     table = Table("", "prefill ms", "of zero-shot", "decode ms a token", "of zero-shot")
-    base = median(before["zero-shot"]), median(after["zero-shot"])
-    rows = {name: (median(before[name]), median(after[name])) for name in ways} | {f"{SHOTS}-shot": (shots, decoding)}
-    for name, (first_token, later) in rows.items():
-        table.add_row(
-            name,
-            f"{1e3 * first_token:.0f}",
-            f"{first_token / base[0]:.3f}",
-            f"{1e3 * later:.2f}",
-            f"{later / base[1]:.3f}",
+    for name in before:
+        # A ratio is of neighbours in time, so that what the machine does besides falls on both.
+        figures = (
+            (1e3 * median(own), median(a / b for a, b in zip(own, base)))
+            for own, base in ((before[name], before[BARE]), (after[name], after[BARE]))
         )
+        table.add_row(name, *(text for ms, ratio in figures for text in (f"{ms:.1f}", f"{ratio:.3f}")))
     Console().print(table)
 
 
