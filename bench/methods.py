@@ -94,14 +94,14 @@ def ablations(rows: Sequence[tables.Variant]) -> str:
 
 
 def comparisons(results: Mapping[Job, Mapping[str, Any]]) -> list[tuple[str, str, float, float, float, float]]:
-    """Task, loss, accuracy, and what it has over the L2 loss with bounds, answer by answer on the same bases."""
+    """Task, loss, accuracy, and what it has over the L2 loss with bounds, base by base."""
     answers: dict[tuple[str, str], dict[int, Sequence[bool]]] = {}
     for job, result in results.items():
         answers.setdefault((job.task, job.name), {})[job.seed] = result["correct"]
     rows = []
     for (task, name), by_seed in answers.items():
         baseline = answers[task, BASELINE]
-        gains = [float(a) - float(b) for seed, own in by_seed.items() for a, b in zip(own, baseline[seed])]
+        gains = [fmean(own) - fmean(baseline[seed]) for seed, own in by_seed.items()]
         accuracy = fmean(fmean(own) for own in by_seed.values())
         rows.append((task, name, accuracy, fmean(gains), *interval(gains)))
     return rows
@@ -157,7 +157,7 @@ def main(
         ablations(variants),
         "## Does geometry matter?",
         "HiFICL on `unseen_classes` and Hyper-ICL on `options`, 150 steps on 200 queries, with one loss after another "
-        "beside the cross-entropy; the last column is a mean over the answers on all bases, with its interval.",
+        "beside the cross-entropy; the last column is a mean over bases, with its interval.",
         compared(losses),
     ]
     made = "Made by `python bench/methods.py`."
