@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from icl.adapters import AdapterConfig, Adapters, HiFICLConfig, HyperICLConfig, MimICConfig
 from tests.icl import zoo
 
+FAMILIES = ("idefics", "idefics2", "qwen2_vl", "gemma3")
+"""They differ in what adapters have to mind: cross-attention, grouped heads, rotation, a scale of their own."""
 GREEDY = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 CONFIGS: dict[str, list[AdapterConfig]] = {
     "hyper token": [HyperICLConfig()],

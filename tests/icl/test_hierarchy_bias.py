@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,28 +12,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from icl.adapters import Adapters, HierarchyBias, HierarchyBiasConfig, HyperICLConfig, attach, attached
+from icl.adapters import Adapters, HierarchyBias, HierarchyBiasConfig, HyperICLConfig, attach
 from tests.icl import literal, zoo
 
-FAMILIES = ("idefics", "idefics2", "qwen2_vl", "gemma3")
 KINDS = ("neg_dist", "inverse", "bilinear")
 LENGTH, SEGMENTS, NEW = 20, 3, 4
 CURVATURE = 0.7
 _NAME = "bias_matrix"
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def made(request: pytest.FixtureRequest) -> tuple[str, PreTrainedModel]:
-    return request.param, zoo.make(request.param)
-
-
-@pytest.fixture
-def family(made: tuple[str, PreTrainedModel]) -> Iterator[tuple[str, PreTrainedModel]]:
-    yield made
-    adapters = attached(made[1])
-    if adapters is not None:
-        adapters.detach()
-    made[1].get_decoder().set_attn_implementation({"": "sdpa"})
 
 
 def demonstrations(x: zoo.Inputs) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LIVEConfig, LoRAConfig, attach, attached
+from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LIVEConfig, LoRAConfig, attach
 from icl.adapters.decoder import Decoder
 from tests.icl import zoo
+from tests.icl.adapted import FAMILIES
 
-FAMILIES = ("idefics", "idefics2", "qwen2_vl", "gemma3")
 LENGTH = 16
 PROJECTION = re.compile(r"model\.((language_model|text_model)\.)?layers\.(\d+)\.self_attn\.[qkvo]_proj")
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def made(request: pytest.FixtureRequest) -> tuple[str, PreTrainedModel]:
-    return request.param, zoo.make(request.param)
-
-
-@pytest.fixture
-def family(made: tuple[str, PreTrainedModel]) -> Iterator[tuple[str, PreTrainedModel]]:
-    yield made
-    adapters = attached(made[1])
-    if adapters is not None:
-        adapters.detach()
 
 
 def arguments(name: str, **asked: Any) -> zoo.Inputs:

@@ -24,7 +24,6 @@ from icl.adapters import (
     LIVEConfig,
     TaskVectorConfig,
     attach,
-    attached,
     fit,
 )
 from icl.adapters.base import AdapterConfig
@@ -33,24 +32,11 @@ from icl.adapters.fitted import log_probabilities
 from icl.adapters.live import turned
 from icl.testbed.tasks import load_split
 from tests.icl import zoo
+from tests.icl.adapted import FAMILIES
 
-FAMILIES = ("idefics", "idefics2", "qwen2_vl", "gemma3")
 FITTED = (TaskVectorConfig(), FunctionVectorConfig(heads=3), InContextVectorConfig())
 LENGTH = 20
 Change = Callable[[int, Tensor], Tensor]
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def made(request: pytest.FixtureRequest) -> tuple[str, PreTrainedModel]:
-    return request.param, zoo.make(request.param)
-
-
-@pytest.fixture
-def family(made: tuple[str, PreTrainedModel]) -> Iterator[tuple[str, PreTrainedModel]]:
-    yield made
-    adapters = attached(made[1])
-    if adapters is not None:
-        adapters.detach()
 
 
 def arguments(name: str, **asked: Any) -> zoo.Inputs:
