@@ -77,7 +77,10 @@ def _rows(parts: Sequence[Tensor], fill: int) -> Tensor:
 
     Processors do no more to a batch than this, whatever the first axis is.
     """
-    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) == 1:
+        return torch.cat(list(parts))
+    shape = [max(sizes) for sizes in zip(*shapes)]
     missing = ([(0, size - own) for size, own in zip(shape, part.shape[1:])] for part in parts)
     widths = [[width for both in reversed(each) for width in both] for each in missing]
     return torch.cat([pad(part, by, value=fill) if any(by) else part for part, by in zip(parts, widths)])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from PIL import Image
 from transformers import ProcessorMixin
@@ -60,7 +60,9 @@ class Chat:
     def prompts(self, example: Example) -> tuple[Prompt, Prompt]:
         """The teacher's and the student's, which end with the same query."""
         where = f"example {example.id}"
-        both = [self._read(getattr(example, role), role, where) for role in get_args(Role)]
+        both = [self._read(example.teacher, "teacher", where)]
+        same = example.student is example.teacher  # reading takes long
+        both.append(both[0] if same else self._read(example.student, "student", where))
         # What a template writes before any message shows in comparison only, if a prompt is the query alone.
         shared = common([text.last[::-1] for text in both])
         query = both[0].last[len(both[0].last) - shared :]

@@ -1,7 +1,7 @@
-"""The teacher: the base alone on demonstrations and query, and what it makes of them, computed once if a disk is given.
+"""The teacher: the base alone on demonstrations and query, and what it makes of them, computed once if it may be kept.
 
-States of a teacher do not change while a student learns. On disk each example is a file of its own, named by the
-base, the prompt and what was asked, so that runs, workers and processes can share a folder.
+States of a teacher do not change while a student learns. Each example's have a name, made of the base, the prompt and
+what was asked; on disk they are a file of their own, so that runs, workers and processes can share a folder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache as cached
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from icl.embed import digest
 from icl.objective import Objective, Query, Seen
 
 FORMAT = 1
+# What the teacher makes of an example.
+States = dict[str, Tensor]
 # Values taken of each tensor of the base, to tell it from others.
 _VALUES = 8
 
@@ -50,7 +53,8 @@ def observe(
     positions: Tensor = batch[f"{role}_positions"]
     inputs = {name: value for name, value in batch[role].items() if name != "labels"}
     places = positions.gather(1, query.window)
-    if keeps := "logits_to_keep" in inspect.signature(type(adapters.model).forward).parameters:
+    kind: Any = type(adapters.model)
+    if keeps := _keeps_logits(kind):
         inputs["logits_to_keep"] = places if logits else 1
     hidden: bool | Tensor = positions if objective.compares_states else False
     attention = positions if objective.attention else None
@@ -66,37 +70,46 @@ def observe(
     return Seen(states, [w.take_along_dim(columns, 3) for w in weights], found if logits else None)
 
 
+@cached
+def _keeps_logits(kind: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+
+
 class Teacher:
     """Calls give what the base without adapters makes of the teacher's prompts, without a gradient.
 
     Args:
         adapters: of the model.
         objective: says what is asked.
-        cache: folder that it is kept in, and taken from where it is. Prompts that change with every epoch are better
-            not kept.
+        cache: folder that it is kept in, and taken from where it is, or a dict, for small data. Prompts that change
+            with every epoch are better not kept.
         precision: of autocast, in which the passes run.
     """
 
     def __init__(
-        self, adapters: Adapters, objective: Objective, cache: str | Path | None = None, precision: str = "no"
+        self,
+        adapters: Adapters,
+        objective: Objective,
+        cache: str | Path | dict[str, States] | None = None,
+        precision: str = "no",
     ):
         self.adapters, self.objective, self.precision = adapters, objective, precision
-        self.cache = None if cache is None else Path(cache)
+        self.cache = _Folder(Path(cache)) if isinstance(cache, str | Path) else cache
         self._name: str | None = None
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any], query: Query) -> Seen:
         """``model`` is that of the adapters; its mode is left as it was."""
         if self.cache is None:
             return self._run(model, batch, query)
-        files = [self._file(model, prompt) for prompt in batch["digest"]]
-        entries = [_read(file) for file in files]
+        names = [self._name_of(model, prompt) for prompt in batch["digest"]]
+        entries = [self.cache.get(name) for name in names]
         found = [entry for entry in entries if entry is not None]
         if len(found) == len(entries):
             return self._joined(found, query)
         seen = self._run(model, batch, query)
-        for file, entry, new in zip(files, entries, _rows(seen, query)):
+        for name, entry, new in zip(names, entries, _rows(seen, query)):
             if entry is None:
-                _write(file, new)
+                self.cache[name] = new
         return seen
 
     def _run(self, model: nn.Module, batch: Mapping[str, Any], query: Query) -> Seen:
@@ -104,16 +117,14 @@ class Teacher:
             wants_logits = self.objective.logits > 0
             return observe(model, self.adapters, batch, "teacher", query, self.objective, wants_logits, stack)
 
-    def _file(self, model: nn.Module, prompt: str) -> Path:
-        assert self.cache is not None
+    def _name_of(self, model: nn.Module, prompt: str) -> str:
         if self._name is None:
             o = self.objective
             asked = [o.compares_states, o.attention > 0, o.logits > 0, o.layers, self.precision]
             self._name = digest(json.dumps([FORMAT, fingerprint(model), *asked]))
-        name = digest(self._name + prompt)
-        return self.cache / name[:2] / f"{name}.safetensors"
+        return digest(self._name + prompt)
 
-    def _joined(self, entries: Sequence[dict[str, Tensor]], query: Query) -> Seen:
+    def _joined(self, entries: Sequence[States], query: Query) -> Seen:
         """The entries as one batch, padded as it is; what padding holds counts nowhere."""
         B, S = query.aligned.shape
         device = query.aligned.device
@@ -166,7 +177,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest(json.dumps([type(model).__name__, shapes]).encode() + torch.cat(values).numpy().tobytes())
 
 
-def _rows(seen: Seen, query: Query) -> Iterator[dict[str, Tensor]]:
+def _rows(seen: Seen, query: Query) -> Iterator[States]:
     """What was seen of each example, without padding, on the CPU."""
     hidden = torch.stack(list(seen.hidden), 1).cpu() if seen.hidden else None
     attention = torch.stack(list(seen.attention), 1).cpu() if seen.attention else None
@@ -183,28 +194,37 @@ def _rows(seen: Seen, query: Query) -> Iterator[dict[str, Tensor]]:
         yield row
 
 
-def _read(file: Path) -> dict[str, Tensor] | None:
-    """``None`` where there is none, or it is damaged."""
-    try:
-        with safe_open(file, "pt") as entry:
-            tensors = {name: entry.get_tensor(name) for name in entry.keys()}  # noqa: SIM118
-            return tensors if (entry.metadata() or {}).get("crc") == _crc(tensors) else None
-    except (OSError, SafetensorError):
-        return None
+class _Folder:
+    """States of each name in a file."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def get(self, name: str) -> States | None:
+        """``None`` where there are none, or they are damaged."""
+        try:
+            with safe_open(self._file(name), "pt") as entry:
+                tensors = {name: entry.get_tensor(name) for name in entry.keys()}  # noqa: SIM118
+                return tensors if (entry.metadata() or {}).get("crc") == _crc(tensors) else None
+        except (OSError, SafetensorError):
+            return None
+
+    def __setitem__(self, name: str, tensors: States) -> None:
+        """At once, or not at all: of several that write the same, one is last."""
+        file = self._file(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{uuid.uuid4().hex}")
+        try:
+            save_file(tensors, draft, metadata={"crc": _crc(tensors)})
+            os.replace(draft, file)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / name[:2] / f"{name}.safetensors"
 
 
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    """At once, or not at all: of several that write the same, one is last."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{uuid.uuid4().hex}")
-    try:
-        save_file(tensors, draft, metadata={"crc": _crc(tensors)})
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _crc(tensors: dict[str, Tensor]) -> str:
+def _crc(tensors: States) -> str:
     crc = 0
     for name in sorted(tensors):
         values: Any = tensors[name].view(torch.uint8).numpy()

@@ -21,7 +21,7 @@ from icl.arguments import training_arguments as training_arguments
 from icl.batches import Collated, Merge
 from icl.objective import Losses, Objective, Query, Seen
 from icl.prompt import IGNORED, Collator
-from icl.teacher import Teacher, observe
+from icl.teacher import States, Teacher, observe
 
 LOSSES_FILE = "objective.safetensors"
 _NAME = "icl_losses"
@@ -57,7 +57,7 @@ class DistillTrainer(Trainer):
         objective: by default that of the adapter's method.
         adapter: which one.
         teacher_cache: folder where the teacher's states are kept (:class:`icl.teacher.Teacher`), so that each is
-            computed once.
+            computed once; or a dict, which several trainers can share.
         keep_in_memory: whether examples are collated once, and held in memory: for small data. Data sets may be
             :class:`icl.batches.Collated` then, which several trainers share.
         compute_metrics: gets token ids (N, P), those that are most likely at each place of the answer and the
@@ -85,7 +85,7 @@ class DistillTrainer(Trainer):
         objective: Objective | None = None,
         adapter: str = "default",
         data_collator: Collator,
-        teacher_cache: str | Path | None = None,
+        teacher_cache: str | Path | dict[str, States] | None = None,
         keep_in_memory: bool = False,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -200,8 +200,10 @@ class DistillTrainer(Trainer):
         if model.training:
             self._logged += shares.detach()
             self._steps += 1 / self.current_gradient_accumulation_steps
-        # DDP waits for a gradient of every parameter, also of those that this objective does not reach
-        loss = loss + 0 * sum(p.sum() for p in self._parameters)
+        if self.accelerator.num_processes > 1 or not loss.requires_grad:
+            # DDP waits for a gradient of every parameter, also of those that this objective does not reach; backward
+            # for one of any
+            loss = loss + 0 * sum(p.sum() for p in self._parameters)
         return (loss, student) if return_outputs else loss
 
     def _terms(

@@ -6,10 +6,8 @@ done once: prompts are kept as embeddings of their words and images, from which 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -23,6 +21,7 @@ from icl.chat import Role
 from icl.cost import greedy
 from icl.examples import Example
 from icl.prompt import Collator
+from icl.teacher import States
 from icl.testbed import images
 from icl.testbed.model import encode, load
 from icl.testbed.tasks import SPLITS, rows
@@ -92,10 +91,9 @@ class Ground:
             self._features = _features(self.model)
         # Each step goes through all modules several times: those that have done their work need not be there.
         del self.model.model.vision_model, self.model.model.connector
-        self.collator = Collator(self.processor)
-        self.teachers = tempfile.mkdtemp()
-        """Folder for what teachers make of their prompts, which is the same in all trials."""
-        weakref.finalize(self, shutil.rmtree, self.teachers, ignore_errors=True)
+        self.collator = Collator(_blind(self.processor))
+        self.teachers: dict[str, States] = {}
+        """What teachers make of their prompts, which is the same in all trials."""
         self._shown: dict[Any, Embedded] = {}
         self._asked: dict[Role, Any] = {}
 
@@ -107,7 +105,7 @@ class Ground:
             rows = chosen()
             if not teacher:  # no need to read what nobody looks at
                 rows = [dataclasses.replace(example, teacher=example.student) for example in rows]
-            self._shown[key, teacher] = Embedded(rows, Collator(self.processor, teacher=teacher), self.embed)
+            self._shown[key, teacher] = Embedded(rows, Collator(self.collator.processor, teacher=teacher), self.embed)
         return self._shown[key, teacher]
 
     @cached_property
@@ -137,6 +135,14 @@ class Ground:
         at = (inputs["input_ids"] == self.model.config.image_token_id).unsqueeze(-1)
         kept = {name: value for name, value in inputs.items() if name in ("attention_mask", "labels")}
         return {"inputs_embeds": embeddings.masked_scatter(at, features), **kept}
+
+
+def _blind(processor: Any) -> Any:
+    """One that makes nothing ready for a vision tower."""
+    blind = copy.deepcopy(processor)
+    for work in ("do_convert_rgb", "do_resize", "do_image_splitting", "do_rescale", "do_normalize"):
+        setattr(blind.image_processor, work, False)
+    return blind
 
 
 def _features(model: Any) -> dict[int, Tensor]:

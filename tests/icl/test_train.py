@@ -401,20 +401,22 @@ def test_without_a_teacher_there_is_no_pass(passes: list[int], tmp_path: Path) -
     assert forwards == [True] * 4
 
 
-def test_states_are_computed_once(passes: list[int], tmp_path: Path) -> None:
-    data, folder = mixed()[:8], tmp_path / "cache"
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_states_are_computed_once(on_disk: bool, passes: list[int], tmp_path: Path) -> None:
+    data = mixed()[:8]
+    cache: Any = tmp_path / "cache" if on_disk else {}
     plain = trainer(start(), tmp_path, data, ALL)
     plain.train()
     assert passes == [4, 4, 4, 4]
     passes.clear()
-    kept = trainer(start(), tmp_path, data, ALL, teacher_cache=folder, lr_scheduler_type="constant", learning_rate=0)
+    kept = trainer(start(), tmp_path, data, ALL, teacher_cache=cache, lr_scheduler_type="constant", learning_rate=0)
     first = kept.evaluate(data)
     assert sum(passes) == 8
-    assert len(list(folder.rglob("*.safetensors"))) == 8
+    assert len(list(cache.rglob("*.safetensors")) if on_disk else cache) == 8
     second = kept.evaluate(data)
     assert sum(passes) == 8
     assert {k: v for k, v in first.items() if "loss" in k} == {k: v for k, v in second.items() if "loss" in k}
-    trained = trainer(start(), tmp_path, data, ALL, teacher_cache=folder)
+    trained = trainer(start(), tmp_path, data, ALL, teacher_cache=cache)
     trained.train()
     assert sum(passes) == 8, "shuffled, in another run"
     assert logged(trained) == pytest.approx(logged(plain), rel=1e-5)
