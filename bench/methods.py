@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from icl.demo import tables
-from icl.demo.plan import Job, Plan
+from icl.demo.plan import FULL, QUICK, Job, Plan
 from icl.demo.run import run
 from icl.intervals import interval
 from icl.testbed.trials import COMPARISONS
@@ -135,18 +135,22 @@ def main(
     out: Annotated[Path, typer.Option(help="Of results: run again, it goes on there.")] = Path("out/methods"),
     docs: Annotated[Path, typer.Option(help="Folder of methods.md and methods.csv.")] = DOCS,
     readme: Annotated[Path, typer.Option(help="Page with the short table.")] = README,
-    steps: Annotated[int | None, typer.Option(help="The most of any trial, for a look at the tables.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Two steps of a few; wants --docs and --readme.")] = False,
 ) -> None:
     """Run all trials on all bases, some half an hour on two cores, and write the tables.
 
     Example: python bench/methods.py --out out/methods
     """
-    full = Plan(steps=steps)
-    results = measured(full, out, "methods")
-    rows, variants = tables.methods(full, results), tables.ablations(full, results)
-    other = Comparisons("comparisons", trials=COMPARISONS, vectors=(), ablations=(), steps=steps)
-    losses = comparisons(measured(other, out, "losses"))
-    write_csv(docs / "methods.csv", rows, variants, losses)
+    if quick and (docs == DOCS or readme == README):
+        raise typer.BadParameter("--quick wants --docs and --readme: its figures are no measurement")
+    plan, losses = FULL, Comparisons("comparisons", trials=COMPARISONS, vectors=(), ablations=())
+    if quick:
+        plan = replace(QUICK, seeds=(1, 2), trials=FULL.trials[::6], vectors=FULL.vectors[:1], queries=24, steps=2)
+        losses = replace(losses, seeds=(1, 2), trials=COMPARISONS[:4], steps=2)
+    results = measured(plan, out, "methods")
+    rows, variants = tables.methods(plan, results), tables.ablations(plan, results)
+    gains = comparisons(measured(losses, out, "losses"))
+    write_csv(docs / "methods.csv", rows, variants, gains)
     page = [
         "Accuracy is the mean over three bases on 240 test images each, with the interval of 95 % over the bases "
         "(Student's t); seconds are those of training on one thread.",
@@ -158,7 +162,7 @@ def main(
         "## Does geometry matter?",
         "HiFICL on `unseen_classes` and Hyper-ICL on `options`, 150 steps on 200 queries, with one loss after another "
         "beside the cross-entropy; the last column is a mean over bases, with its interval.",
-        compared(losses),
+        compared(gains),
     ]
     made = "Made by `python bench/methods.py`."
     evidence.put(docs / "methods.md", "methods", [made, "", "\n\n".join(page), ""])

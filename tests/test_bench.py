@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,9 @@ def test_ranking(tmp_path: Path) -> None:
     assert text.startswith("<!-- ranking: generated, do not edit -->")
     assert text.count("| seen | hyperbolic | RICES (cosine) |") == 1
     assert (tmp_path / "ranking.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gpu_without_one() -> None:
+    command = [sys.executable, str(BENCH / "gpu.py")]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert (run.returncode, run.stdout) == (1, "no GPU: torch.cuda.is_available() is false; nothing measured\n")

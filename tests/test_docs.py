@@ -1,5 +1,8 @@
 """README and docs: every Python block and every command is run, those of one page one after the other.
 
+So are commands in a sentence, each by itself; of those of ``icl``, which are only named there, that there is one with
+these options.
+
 What would take a large model, a download, a GPU or hours runs with something small in its place: ``SUBSTITUTES`` and
 ``COMMANDS`` say what. Nothing is left out.
 """
@@ -15,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -32,6 +36,7 @@ from icl.testbed import evaluate, images, pretrain
 from tests.icl.models import tiny_model
 from tests.icl.test_published import WORDS, write_vqa
 from tests.icl.test_testbed_training import SHORT
+from tests.test_bench import tree
 
 ROOT = Path(__file__).parent.parent
 PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -62,6 +67,20 @@ COMMANDS = {
     "python bench/published.py": f"python {ROOT}/bench/published.py ...",
     "icl": "icl ...",
 }
+# Likewise, of those in a sentence.
+IN_SENTENCES = {
+    "make": COMMANDS["make"],
+    "pytest bench": f"{sys.executable} -m pytest -q --collect-only {ROOT}/bench ...",
+    "python bench/accuracy.py": f"{sys.executable} {ROOT}/bench/accuracy.py ... --quick --out accuracy",
+    "python bench/latency.py": f"python {ROOT}/bench/latency.py ... --width 64 --layers 2 --tokens 8 --rounds 2",
+    "python bench/methods.py": f"{sys.executable} {ROOT}/bench/methods.py ... --quick --docs . --readme README.md",
+    "python bench/performance.py": f"python {ROOT}/bench/performance.py ... --quick --only overhead --out performance",
+    "python bench/ranking.py": f"python {ROOT}/bench/ranking.py ... tree.json --quick --out ranking",
+    "python bench/scaling.py": COMMANDS["python bench/scaling.py"],
+    "python bench/wordnet.py": f"python {ROOT}/bench/wordnet.py ... tree.json --quick --out wordnet",
+    "icl": "icl ... --help",
+}
+PROGRAMS = "icl|make|python|pip|torchrun|pytest|mkdocs"
 
 
 class Piece(NamedTuple):
@@ -95,6 +114,13 @@ def substituted(text: str) -> str:
     return text
 
 
+def sentences(page: Path) -> list[str]:
+    """Commands that are quoted in one."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"`((?:{PROGRAMS}) [^`]*)`", text)
+
+
+SENTENCES = sorted({line for page in PAGES.values() for line in sentences(page)})
 PIECES = {name: pieces(page) for name, page in PAGES.items()}
 
 
@@ -158,13 +184,20 @@ def test_page(name: str, named: Path, tmp_path: Path, monkeypatch: pytest.Monkey
             namespace.update(test.globs)
             assert not report, "".join(report)
         else:
-            command(piece.text)
+            command(piece.text, COMMANDS)
 
 
-def command(line: str) -> None:
-    start = next(start for start in COMMANDS if f"{line} ".startswith(f"{start} "))
+@pytest.mark.parametrize("line", SENTENCES)
+def test_sentence(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree(tmp_path / "tree.json")
+    command(line, IN_SENTENCES)
+
+
+def command(line: str, commands: Mapping[str, str]) -> None:
+    start = next(start for start in commands if f"{line} ".startswith(f"{start} "))
     rest = shlex.split(substituted(line)[len(start) :], comments=True)
-    words = [word for each in shlex.split(COMMANDS[start]) for word in (rest if each == "..." else [each])]
+    words = [word for each in shlex.split(commands[start]) for word in (rest if each == "..." else [each])]
     if words[0] == "icl":
         result = CliRunner().invoke(app, words[1:], env={"COLUMNS": "200", "TERM": "dumb"})
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
@@ -188,7 +221,7 @@ def test_all_commands_are_seen() -> None:
     for name, page in PAGES.items():
         text = page.read_text(encoding="utf-8")
         seen = [piece.text for piece in PIECES[name] if piece.kind == "command"]
-        looks = re.findall(r"^    ((?:icl|make|python|pip|torchrun|pytest|mkdocs|\$) .*)$", text, re.MULTILINE)
+        looks = re.findall(rf"^    ((?:{PROGRAMS}|\$) .*)$", text, re.MULTILINE)
         assert looks == seen, name
 
 
@@ -198,6 +231,8 @@ def test_substitutes_are_of_use() -> None:
         assert re.search(pattern, text), f"{pattern} is in no page"
     for start in COMMANDS:
         assert re.search(rf"^    {re.escape(start)}( |$)", text, re.MULTILINE), f"no page has a command {start}"
+    for start in IN_SENTENCES:
+        assert any(f"{line} ".startswith(f"{start} ") for line in SENTENCES), f"no sentence has a command {start}"
 
 
 def test_every_function_is_in_geometry() -> None:

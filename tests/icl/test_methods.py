@@ -47,7 +47,7 @@ def test_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = [tmp_path / "methods.md", tmp_path / "README.md"]
     for page in pages:
         page.write_text(f"before\n\n{begin}\nstale\n{end}\n\nafter\n")
-    methods.main(tmp_path / "out", tmp_path, pages[1], None)
+    methods.main(tmp_path / "out", tmp_path, pages[1], quick=False)
     page, short = (page.read_text() for page in pages)
     for text in (page, short):
         assert text.startswith("before")
