@@ -137,7 +137,7 @@ def main(
     readme: Annotated[Path, typer.Option(help="Page with the short table.")] = README,
     quick: Annotated[bool, typer.Option("--quick", help="Two steps of a few; wants --docs and --readme.")] = False,
 ) -> None:
-    """Run all trials on all bases, some half an hour on two cores, and write the tables.
+    """Run all trials on all bases, some ten minutes on two cores, and write the tables.
 
     Example: python bench/methods.py --out out/methods
     """

@@ -200,10 +200,8 @@ class DistillTrainer(Trainer):
         if model.training:
             self._logged += shares.detach()
             self._steps += 1 / self.current_gradient_accumulation_steps
-        if self.accelerator.num_processes > 1 or not loss.requires_grad:
-            # DDP waits for a gradient of every parameter, also of those that this objective does not reach; backward
-            # for one of any
-            loss = loss + 0 * sum(p.sum() for p in self._parameters)
+        # DDP waits for a gradient of every parameter, also of those that this objective does not reach
+        loss = loss + 0 * sum(p.sum() for p in self._parameters)
         return (loss, student) if return_outputs else loss
 
     def _terms(

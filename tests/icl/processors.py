@@ -5,6 +5,7 @@ What tokenizers do to borders differs most: those of Llama write the first word 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ import transformers
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from icl.examples import Example
 from tests.icl import zoo
 
 # Where the zoo's models look for them.
@@ -140,3 +142,20 @@ def picture(seed: int, width: int = zoo.SIZE, height: int = zoo.SIZE) -> Image.I
 def model(name: str, processor: transformers.ProcessorMixin) -> torch.nn.Module:
     """The zoo's, that reads what the processor writes."""
     return zoo.make(name, vocab_size=len(processor.tokenizer))
+
+
+@cache
+def asked(family: str) -> tuple[Any, list[Example]]:
+    """A processor, and examples with one image or two, with an answer or without."""
+    processor = PROCESSORS[family]()
+
+    def ask(*seeds: int) -> dict[str, Any]:
+        shown = [{"type": "image", "image": picture(s, *((12, 8) if s % 2 else (8, 8)))} for s in seeds]
+        return {"role": "user", "content": [*shown, {"type": "text", "text": "what is this ?" * (1 + len(seeds))}]}
+
+    said = {"role": "assistant", "content": [{"type": "text", "text": "a red boat"}]}
+    return processor, [
+        Example("a", [ask(1), said, ask(2, 4)], [ask(2, 4)], "a red apple"),
+        Example("b", [ask(3), said, ask(4), said, ask(5)], [ask(5)], "boat"),
+        Example("c", [ask(6), said, ask(7)], [ask(7)], None),
+    ]

@@ -1,4 +1,4 @@
-"""Training of adapters: the loss is what it says, whatever the batches, processes and interruptions are."""
+"""Training of adapters: the loss is what it says, whatever the batches, processes and models are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,77 +15,27 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import EvalPrediction, TrainerCallback
 
 from icl import testbed
-from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LoRAConfig, MimICConfig, attach
-from icl.batches import Collated, Merge
-from icl.examples import Example
+from icl.adapters import HiFICLConfig, HyperICLConfig, MimICConfig, attach
 from icl.objective import Objective, Query
 from icl.prompt import Collator
-from icl.teacher import Teacher, fingerprint
-from icl.testbed.tasks import load_split
+from icl.teacher import Teacher
 from icl.train import LOSSES_FILE, DistillTrainer, answer_accuracy, training_arguments
 from tests.icl import processors
-
-ALL = Objective(ce=0.5, anchor=1.0, alignment=0.5, relational=0.25, contrastive=0.1, logits=0.3, attention=0.2)
-PER_TOKEN = replace(ALL, relational=0.0, contrastive=0.0)
-LEARNED = Objective(ce=0.5, anchor=1.0, feature_scale="lift", dim=8, learn_curvature=True)
-
-
-@cache
-def examples(task: str = "options", n: int = 16, split: str = "dev") -> list[Example]:
-    rows = load_split(task, split)
-    return [Example.from_task(rows[i]) for i in range(0, len(rows), len(rows) // n)][:n]
-
-
-@cache
-def mixed(n: int = 16) -> list[Example]:
-    """Prompts of different lengths, some of them without an answer."""
-    made = [e for pair in zip(examples("options", n), examples("last_block", n)) for e in pair][:n]
-    return [replace(e, answer=None, references=()) if i % 3 == 0 else e for i, e in enumerate(made)]
-
-
-def collator() -> Collator:
-    return Collator(testbed.load()[1])
-
-
-def start(config: Any = None, seed: int = 0, noise: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
-    """The testbed's model with an adapter; ``noise`` takes it away from its start, where most are the identity."""
-    model = testbed.load()[0].to(dtype)
-    torch.manual_seed(seed)
-    adapters = attach(model, HyperICLConfig() if config is None else config)
-    with torch.no_grad():
-        for p in adapters.parameters():
-            p += noise * torch.randn_like(p)
-    return model
-
-
-def trainer(model: Any, folder: Path, data: Any, objective: Objective | None = None, **settings: Any) -> Any:
-    own = ("eval_dataset", "teacher_cache", "keep_in_memory", "compute_metrics", "adapter", "callbacks")
-    options = {name: settings.pop(name) for name in own if name in settings}
-    defaults = {"per_device_train_batch_size": 4, "max_steps": 4, "save_strategy": "no", "logging_steps": 1}
-    args = training_arguments(folder, **{**defaults, "disable_tqdm": True, "use_cpu": True, **settings})
-    return DistillTrainer(
-        model, args, train_dataset=data, data_collator=collator(), objective=objective, **options
-    )  # fmt: skip
-
-
-def weights(model: Any) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def logged(trained: Any, key: str = "loss") -> list[float]:
-    return [entry[key] for entry in trained.state.log_history if key in entry]
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
-
+from tests.icl.trainers import (
+    ALL,
+    LEARNED,
+    PER_TOKEN,
+    collator,
+    examples,
+    logged,
+    mixed,
+    start,
+    trainer,
+    weights,
+)
 
 # What the loss is.
 
@@ -375,208 +323,13 @@ def test_a_loss_that_is_not_finite_raises(tmp_path: Path) -> None:
         made.train()
 
 
-# The teacher's states on disk.
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with every pass of a teacher."""
-    seen: list[int] = []
-    run = Teacher._run
-
-    def counted(self: Teacher, model: Any, batch: Any, query: Query) -> Any:
-        seen.append(len(batch["id"]))
-        return run(self, model, batch, query)
-
-    monkeypatch.setattr(Teacher, "_run", counted)
-    return seen
-
-
-def test_without_a_teacher_there_is_no_pass(passes: list[int], tmp_path: Path) -> None:
-    forwards: list[bool] = []
-    model = start(HiFICLConfig())
-    model.register_forward_pre_hook(lambda *_: forwards.append(bool(model.icl_adapters.active)))
-    trainer(model, tmp_path, examples()).train()
-    assert passes == []
-    assert forwards == [True] * 4
-
-
-@pytest.mark.parametrize("on_disk", [True, False])
-def test_states_are_computed_once(on_disk: bool, passes: list[int], tmp_path: Path) -> None:
-    data = mixed()[:8]
-    cache: Any = tmp_path / "cache" if on_disk else {}
-    plain = trainer(start(), tmp_path, data, ALL)
-    plain.train()
-    assert passes == [4, 4, 4, 4]
-    passes.clear()
-    kept = trainer(start(), tmp_path, data, ALL, teacher_cache=cache, lr_scheduler_type="constant", learning_rate=0)
-    first = kept.evaluate(data)
-    assert sum(passes) == 8
-    assert len(list(cache.rglob("*.safetensors")) if on_disk else cache) == 8
-    second = kept.evaluate(data)
-    assert sum(passes) == 8
-    assert {k: v for k, v in first.items() if "loss" in k} == {k: v for k, v in second.items() if "loss" in k}
-    trained = trainer(start(), tmp_path, data, ALL, teacher_cache=cache)
-    trained.train()
-    assert sum(passes) == 8, "shuffled, in another run"
-    assert logged(trained) == pytest.approx(logged(plain), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b[:-40] + bytes(40), lambda b: b"", lambda b: b"{" + b[1:]]
-)
-def test_a_damaged_entry_is_made_again(damage: Callable[[bytes], bytes], passes: list[int], tmp_path: Path) -> None:
-    data = mixed()[:4]
-    made = trainer(start(), tmp_path, data, ALL, teacher_cache=tmp_path)
-    first = made.evaluate(data)["eval_loss"]
-    file = sorted(tmp_path.rglob("*.safetensors"))[2]
-    whole = file.read_bytes()
-    file.write_bytes(damage(whole))
-    assert made.evaluate(data)["eval_loss"] == first
-    assert passes == [4, 4]
-    assert file.read_bytes() == whole
-    assert not [path for path in file.parent.iterdir() if path.name.startswith(".")]
-
-
-def test_entries_are_told_apart(passes: list[int], tmp_path: Path) -> None:
-    """By the base, by what is asked of it, and by the prompt."""
-    data = examples()[:2]
-    assert fingerprint(start()) == fingerprint(start(MimICConfig(), noise=0.5)) == fingerprint(testbed.load()[0])
-    tuned = start()
-    with torch.no_grad():
-        tuned.model.connector.perceiver_resampler.latents += 1
-    for model, objective, rows in (
-        (start(), Objective(anchor=1.0), data),
-        (start(MimICConfig()), Objective(alignment=1.0), data),
-        (tuned, Objective(anchor=1.0), data),
-        (start(dtype=torch.bfloat16), Objective(anchor=1.0), data),
-        (start(), Objective(logits=1.0), data),
-        (start(), Objective(anchor=1.0, layers=(0,)), data),
-        (start(), Objective(anchor=1.0), [replace(e, teacher=e.teacher[2:]) for e in data]),
-    ):
-        trainer(model, tmp_path, rows, objective, teacher_cache=tmp_path).evaluate(rows)
-    assert len(passes) == 6, "anchor and alignment ask for the same"
-
-
-# Interruptions and files.
-
-
-@pytest.mark.parametrize(
-    ("config", "objective"), [(HiFICLConfig(), Objective()), (HiFICLConfig(), LEARNED), (LoRAConfig(), Objective())]
-)
-def test_resumed_is_uninterrupted(config: Any, objective: Objective, tmp_path: Path) -> None:
-    settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
-    whole = trainer(start(config), tmp_path / "a", mixed(), objective, **settings)
-    whole.train()
-    resumed = trainer(start(config, seed=1), tmp_path / "b", mixed(), objective, **settings)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
-    for key in ("loss", "loss_ce", "grad_norm"):
-        assert logged(resumed, key) == logged(whole, key)
-    assert_equal(weights(resumed.adapters), weights(whole.adapters))
-    assert_equal(weights(resumed.losses), weights(whole.losses))
-
-
-def test_checkpoints_hold_no_base(tmp_path: Path) -> None:
-    made = trainer(start(), tmp_path, examples(), LEARNED, save_strategy="steps", save_steps=4)
-    made.train()
-    folder = tmp_path / "checkpoint-4"
-    names = {path.name for path in folder.iterdir()}
-    assert names == {
-        "adapter_config.json", "adapter_model.safetensors", LOSSES_FILE, "training_args.json",
-        "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
-    }  # fmt: skip
-    assert json.loads((folder / "training_args.json").read_text())["learning_rate"] == 5e-3
-    made.save_model(str(tmp_path / "adapter"))
-    names = {path.name for path in (tmp_path / "adapter").iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "training_args.json"}
-    for saved in (folder, tmp_path / "adapter"):
-        assert_equal(Adapters.from_pretrained(testbed.load()[0], saved).state_dict(), made.adapters.state_dict())
-
-
-def test_checkpoints_of_something_else_are_refused(tmp_path: Path) -> None:
-    trainer(start(), tmp_path, examples(), save_strategy="steps", save_steps=4).train()
-    folder = str(tmp_path / "checkpoint-4")
-    for model, objective, match in (
-        (start(MimICConfig()), None, "must be of .*MimICConfig.*, got .*HyperICLConfig"),
-        (start(HyperICLConfig(rank=2)), None, "must be of .*rank=2.*, got .*rank=4"),
-        (start(), LEARNED, f"{LOSSES_FILE} must hold the losses"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            trainer(model, tmp_path, examples(), objective).train(resume_from_checkpoint=folder)
-    changed = start()
-    with torch.no_grad():
-        changed.model.text_model.embed_tokens.weight += 1
-    with pytest.raises(ValueError, match="another base"):
-        trainer(changed, tmp_path, examples()).train(resume_from_checkpoint=folder)
-
-
-class Metric(TrainerCallback):
-    """Steps that are best by an own metric: the second evaluation."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Tensor]] = []
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any, metrics: Any, **kwargs: Any) -> None:
-        self.seen.append(weights(model.icl_adapters))
-        metrics["eval_own"] = 1.0 if len(self.seen) == 2 else 0.0
-
-
-@pytest.mark.parametrize(
-    ("metric", "greater"), [("eval_loss", False), ("eval_loss_ce", False), ("eval_accuracy", True), ("eval_own", True)]
-)
-def test_the_best_is_loaded_at_the_end(metric: str, greater: bool, tmp_path: Path) -> None:
-    callback = Metric()
-    made = trainer(
-        start(), tmp_path, examples(), Objective(ce=0.5, anchor=1.0), learning_rate=0.3, max_steps=5,
-        eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
-        metric_for_best_model=metric, greater_is_better=greater, eval_dataset=examples(), save_total_limit=2,
-        compute_metrics=answer_accuracy, callbacks=[callback], keep_in_memory=True,
-    )  # fmt: skip
-    made.train()
-    values = [1.0 if i == 1 else 0.0 for i in range(5)] if metric == "eval_own" else logged(made, metric)
-    best = (max if greater else min)(range(5), key=values.__getitem__)
-    assert made.state.best_metric == pytest.approx(values[best])
-    assert_equal(weights(made.model.icl_adapters), callback.seen[best])
-
-
-def test_accuracy_is_that_of_greedy_decoding(tmp_path: Path) -> None:
-    model, processor = start(HyperICLConfig(), noise=0.2), testbed.load()[1]
-    data = examples("set_conflict")
-    made = trainer(model, tmp_path, data, Objective(), compute_metrics=answer_accuracy, per_device_eval_batch_size=5)
-    inputs = collator().prompts(data)
-    out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
-    said = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    right = [text.strip() == example.answer for text, example in zip(said, data)]
-    assert 0 < np.mean(right) < 1
-    assert made.evaluate(data)["eval_accuracy"] == np.mean(right)
-    predicted = made.predict(data)
-    assert answer_accuracy(EvalPrediction(predicted.predictions, predicted.label_ids))["accuracy"] == np.mean(right)
-
-
 # Other models.
-
-
-@cache
-def asked(family: str) -> tuple[Any, list[Example]]:
-    """A processor, and examples with one image or two, with an answer or without."""
-    processor = processors.PROCESSORS[family]()
-
-    def ask(*seeds: int) -> dict[str, Any]:
-        shown = [{"type": "image", "image": processors.picture(s, *((12, 8) if s % 2 else (8, 8)))} for s in seeds]
-        return {"role": "user", "content": [*shown, {"type": "text", "text": "what is this ?" * (1 + len(seeds))}]}
-
-    said = {"role": "assistant", "content": [{"type": "text", "text": "a red boat"}]}
-    return processor, [
-        Example("a", [ask(1), said, ask(2, 4)], [ask(2, 4)], "a red apple"),
-        Example("b", [ask(3), said, ask(4), said, ask(5)], [ask(5)], "boat"),
-        Example("c", [ask(6), said, ask(7)], [ask(7)], None),
-    ]
 
 
 @pytest.mark.parametrize("family", processors.PROCESSORS)
 def test_families(family: str, tmp_path: Path) -> None:
     """The cross-entropy of any family is its own, and training changes the adapter alone and lowers the loss."""
-    processor, data = asked(family)
+    processor, data = processors.asked(family)
     model = processors.model(family, processor)
     attach(model, HiFICLConfig())
     args = training_arguments(
@@ -595,59 +348,6 @@ def test_families(family: str, tmp_path: Path) -> None:
     changed = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("icl_adapters.") for name in changed)
-
-
-# Batches of examples that were collated before.
-
-
-@pytest.mark.parametrize("family", processors.PROCESSORS)
-def test_merged_is_collated(family: str) -> None:
-    processor, data = asked(family)
-    made = Collator(processor)
-    wanted, merged = made(data), Merge(made)(list(Collated(data, made)))
-    assert wanted.keys() == merged.keys()
-    for name, value in wanted.items():
-        if isinstance(value, dict):
-            assert value.keys() == merged[name].keys()
-            for key, tensor in value.items():
-                torch.testing.assert_close(merged[name][key], torch.as_tensor(tensor), rtol=0, atol=0, msg=key)
-        elif isinstance(value, Tensor):
-            assert torch.equal(merged[name], value), name
-        else:
-            assert merged[name] == value, name
-
-
-def test_kept_in_memory_is_the_same(tmp_path: Path) -> None:
-    runs = []
-    for kept in (False, True):
-        made = trainer(start(), tmp_path, mixed(), ALL, keep_in_memory=kept, eval_dataset={"dev": mixed()[:4]})
-        made.train()
-        runs.append([*logged(made), made.evaluate()["eval_dev_loss"], made.evaluate(mixed()[4:8])["eval_loss"]])
-    assert runs[0] == pytest.approx(runs[1], rel=1e-6)
-
-
-def test_collated_is_shared(tmp_path: Path) -> None:
-    data = Collated(mixed(), collator())
-    made = trainer(start(), tmp_path, data, Objective(), keep_in_memory=True)
-    made.train()
-    plain = trainer(start(), tmp_path, mixed(), Objective())
-    plain.train()
-    assert logged(made) == pytest.approx(logged(plain), rel=1e-6)
-    assert "teacher" not in made.data_collator([data[0]])
-    assert "teacher" in trainer(start(), tmp_path, data, ALL, keep_in_memory=True).data_collator([data[0]])
-    students = Collated(mixed(), Collator(testbed.load()[1], teacher=False))
-    with pytest.raises(ValueError, match="collated without one"):
-        trainer(start(), tmp_path, students, ALL, keep_in_memory=True)
-
-
-class Changing(list[Example]):
-    def set_epoch(self, epoch: int) -> None:
-        pass
-
-
-def test_what_changes_is_not_kept() -> None:
-    with pytest.raises(ValueError, match="examples must stay the same"):
-        Collated(Changing(), collator())
 
 
 # Arguments.
