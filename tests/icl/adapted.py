@@ -54,3 +54,10 @@ def close(got: Tensor, wanted: Tensor, tolerance: float, where: str, scale: floa
     got, wanted = got.detach().double(), wanted.detach().double()
     scale, error = max(float(wanted.abs().max()), scale), float((got - wanted).abs().max())
     assert error <= tolerance * scale, f"{where}: off by {error:.1e} of {scale:.1e}"
+
+
+def frozen(name: str = "idefics2", **text: Any) -> PreTrainedModel:
+    """Frozen, as adapters leave it: the last bit of an output can depend on what requires a gradient."""
+    model = zoo.make(name, **text)
+    model.requires_grad_(False)
+    return model
