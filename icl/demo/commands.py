@@ -31,9 +31,15 @@ def demo(
     try:
         with Progress(*columns, TimeRemainingColumn(), console=ERR, disable=not ERR.is_terminal) as bar:
             line = bar.add_task("", total=sum(job.cost for job in plan.jobs()), what="starting")
+            told = 0
 
             def show(job: Job, cost: float) -> None:
-                bar.update(line, advance=cost, what=f"{job.kind}: {job.name} {job.task}"[:48].ljust(48))
+                nonlocal told
+                what = f"{job.kind}: {job.name} {job.task}"
+                bar.update(line, advance=cost, what=what[:48].ljust(48))
+                if not ERR.is_terminal and bar.tasks[0].percentage >= told + 10:  # where no bar can be drawn
+                    told = int(bar.tasks[0].percentage) // 10 * 10
+                    say(f"{told} %, {what}", "")
 
             results = run(plan, out / plan.name, show)
     except KeyboardInterrupt as error:

@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -238,6 +240,24 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     assert row["HiFICL, CE, one a class"].holds is None
     assert "12 of 200 steps" in page.write(TINY, found, tmp_path).read_text(encoding="utf-8")
     assert (tmp_path / "banks" / "base" / "demonstrations" / "demonstrations.jsonl").exists()
+
+
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no bar can be drawn, each tenth is a line."""
+
+    def invent(plan: Plan, folder: Path, progress: Callable[[Job, float], None]) -> dict[Job, Any]:
+        assert (plan, folder) == (FULL, tmp_path / "full")
+        for job in plan.jobs():
+            progress(job, job.cost)
+        return {job: invented(job) for job in plan.jobs()}
+
+    monkeypatch.setattr("icl.demo.run.run", invent)
+    said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
+    assert said.exit_code == 0, said.output
+    assert said.stdout == f"{tmp_path / 'report.html'}\n"
+    assert (tmp_path / "report.html").exists()
+    tenths = [int(percent) for percent in re.findall(r"^(\d+) %, \w+: ", said.stderr, re.MULTILINE)]
+    assert tenths == list(range(10, 101, 10))
 
 
 def test_help() -> None:
