@@ -17,8 +17,9 @@ from icl.demo.plan import Job, Plan
 from icl.demo.work import read, work
 
 Progress = Callable[[Job, float], None]
-# What a group of jobs should take at most, in steps of training, so that no process is left with a long one at the end.
-_GROUP = 1000.0
+# What a group of jobs should take at most, in steps of training: with shorter ones more is made twice, and with longer
+# ones a process may be left with one at the end.
+_GROUP = 2500.0
 _SECONDS = 0.2
 # Attention is of adapters that are trained, and latency wants the machine for itself.
 _LAST = ("attention", "latency")

@@ -27,7 +27,7 @@ from icl.testbed.model import load
 from icl.testbed.trials import Outcome, run
 from icl.testbed.vocabulary import END
 
-Advance = Callable[[int], None]
+Advance = Callable[[float], None]
 # Examples that vectors are read off, and those that choose their layer or heads.
 _READ, _CHOOSE = 100, 48
 BARE, SHOTS = "zero-shot", "16-shot"
@@ -90,7 +90,8 @@ def _do(job: Job, folder: Path, grounds: dict[tuple[str, int], Ground], more: Ad
         return {"frozen": ground.answers(), "teacher": ground.answers("teacher")}
     if job.kind == "vector":
         return asdict(_vector(job, ground))
-    return asdict(run(job.what, job.seed, adapter_of(folder, job), more, ground))
+    a_step = job.cost / job.what.steps
+    return asdict(run(job.what, job.seed, adapter_of(folder, job), lambda steps: more(steps * a_step), ground))
 
 
 def adapter_of(folder: Path, job: Job) -> Path:

@@ -258,8 +258,10 @@ def test_an_interrupted_append_adds_nothing(bank: AnchorBank, here: Path, monkey
 
 
 SLOW = """
+    import signal
     import sys
     import icl.ingest
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has ignored
     icl.ingest._BATCH = icl.ingest._CHUNK = 10
     sink = icl.ingest.Ingest._table
     def slowly(self, *args):

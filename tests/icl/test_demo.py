@@ -201,7 +201,9 @@ def test_names_are_no_markup(tmp_path: Path) -> None:
 def test_killed_and_run_again(tmp_path: Path) -> None:
     """Whole, in processes; stopped after the first results, it goes on with the others."""
     script = (
-        "from pathlib import Path\nfrom icl.demo.run import run\nfrom tests.icl.test_demo import TINY\n"
+        "import signal\nfrom pathlib import Path\nfrom icl.demo.run import run\nfrom tests.icl.test_demo import TINY\n"
+        # which a job in the background has ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"if __name__ == '__main__':\n    run(TINY, Path({str(tmp_path)!r}), lambda job, cost: None, 1)\n"
     )
     (tmp_path / "go.py").write_text(script)
