@@ -29,7 +29,7 @@ _BESIDE = {
 }
 NOTES = {
     ("Hyper-ICL, CE", "fixed_map"): "Negative control: it only redirects attention, and the word to say is not in the "
-    "prompt. What it gets right are one or two of the ten words, each said for most of its class.",
+    "prompt. At best it says one or two of the ten words where they are right.",
     ("Hyper-ICL of rank 1, CE", "options"): "One direction a head does not tell ten digits apart.",
     ("HiFICL, CE", "unseen_classes"): "Asked for 7, 8 and 9, which had no label in training: answers alone cannot "
     "teach what they do not hold. The next row has a teacher.",
