@@ -5,8 +5,7 @@ A decoder of random weights: what it says means nothing, what it takes is what o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from statistics import median
 from time import perf_counter
 from typing import Annotated, Any
@@ -46,32 +45,28 @@ def decoder(width: int, layers: int) -> Any:
 
 
 @torch.inference_mode()
-def prefill(model: Any, tokens: torch.Tensor) -> tuple[float, Any]:
+def turn(model: Any, tokens: torch.Tensor, steps: int) -> tuple[float, float]:
+    """Seconds of the prompt, and the median of those of each further token, all of which see the same cache."""
     start = perf_counter()
     cache = model(input_ids=tokens, use_cache=True, logits_to_keep=1).past_key_values
-    return perf_counter() - start, cache
-
-
-@torch.inference_mode()
-def decode(model: Any, cache: Any, steps: int) -> list[float]:
-    """Seconds of each further token. The cache grows by them, and is cut back, so that all see the same."""
+    prefill = perf_counter() - start
     taken = []
     for _ in range(steps):
         start = perf_counter()
         model(input_ids=torch.zeros(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
         taken.append(perf_counter() - start)
-    cache.crop(-steps)
-    return taken
+        cache.crop(-1)
+    return prefill, median(taken)
 
 
 def main(
     width: Annotated[int, typer.Option(help="Of the decoder.")] = 1024,
     layers: Annotated[int, typer.Option(help="Of the decoder.")] = 8,
     tokens: Annotated[int, typer.Option(help="Of a prompt, and of a demonstration.")] = 512,
-    rounds: Annotated[int, typer.Option(help="In each of which all take their turn.")] = 15,
+    rounds: Annotated[int, typer.Option(help="In each of which all methods take their turn.")] = 15,
     steps: Annotated[int, typer.Option(help="Tokens decoded in a turn.")] = 8,
 ) -> None:
-    """Measure in turns; ratios are medians of those within a round.
+    """Measure in turns, zero-shot before and after each: a ratio is of a turn to the mean of these two.
 
     Example: python bench/latency.py --width 128 --layers 2 --tokens 64 --rounds 3
     """
@@ -81,33 +76,29 @@ def main(
     adapters = attach(model, METHODS[first], first)
     for name in others:
         adapters.add([METHODS[name]], name)
-    ways: dict[str, Callable[[], AbstractContextManager[None]]] = {BARE: adapters.off}
-    ways |= {name: lambda name=name: adapters.use(name) for name in METHODS}
-    before: dict[str, list[float]] = {name: [] for name in ways}
-    after: dict[str, list[float]] = {name: [] for name in ways}
+
+    def bare(tokens: torch.Tensor = prompt) -> tuple[float, float]:
+        with adapters.off():
+            return turn(model, tokens, steps)
+
+    taken: dict[str, list[Sequence[float]]] = {BARE: []}
     for round_ in track(range(-1, rounds), description="rounds"):
-        # The first warms up. The order turns, so that nobody is always the one after the same other.
-        names = list(ways)
-        for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-            with ways[name]():
-                seconds, cache = prefill(model, prompt)
-                taken = decode(model, cache, steps)
-            if round_ >= 0:
-                before[name].append(seconds)
-                after[name].append(median(taken))
-    with adapters.off():
-        shots, cache = prefill(model, prompt.repeat(1, SHOTS + 1))
-        decoding = median(decode(model, cache, steps))
-    demonstrated = f"{SHOTS}-shot"
-    before[demonstrated], after[demonstrated] = [shots] * rounds, [decoding] * rounds
-    table = Table("", "prefill ms", "of zero-shot", "decode ms a token", "of zero-shot")
-    for name in before:
-        # A ratio is of neighbours in time, so that what the machine does besides falls on both.
-        figures = (
-            (1e3 * median(own), median(a / b for a, b in zip(own, base)))
-            for own, base in ((before[name], before[BARE]), (after[name], after[BARE]))
-        )
-        table.add_row(name, *(text for ms, ratio in figures for text in (f"{ms:.1f}", f"{ratio:.3f}")))
+        before = bare()
+        for name in METHODS:
+            with adapters.use(name):
+                own = turn(model, prompt, steps)
+            after = bare()
+            if round_ >= 0:  # the first warms up
+                beside = [(a + b) / 2 for a, b in zip(before, after)]
+                taken[BARE].append((*after, 1.0, 1.0))
+                taken.setdefault(name, []).append((*own, *(a / b for a, b in zip(own, beside))))
+            before = after
+    shots = bare(prompt.repeat(1, SHOTS + 1))
+    taken[f"{SHOTS}-shot"] = [(*shots, *(a / b for a, b in zip(shots, before)))]
+    table = Table("", "prefill ms", "decode ms a token", "prefill of zero-shot", "decode of zero-shot")
+    for name, turns in taken.items():
+        prefill, decode, *ratios = map(median, zip(*turns))
+        table.add_row(name, f"{1e3 * prefill:.1f}", f"{1e3 * decode:.1f}", *(f"{ratio:.3f}" for ratio in ratios))
     Console().print(table)
 
 
