@@ -81,7 +81,7 @@ def main(
         with adapters.off():
             return turn(model, tokens, steps)
 
-    taken: dict[str, list[Sequence[float]]] = {BARE: []}
+    taken: dict[str, list[Sequence[float]]] = {name: [] for name in (BARE, *METHODS)}
     for round_ in track(range(-1, rounds), description="rounds"):
         before = bare()
         for name in METHODS:
@@ -91,7 +91,7 @@ def main(
             if round_ >= 0:  # the first warms up
                 beside = [(a + b) / 2 for a, b in zip(before, after)]
                 taken[BARE].append((*after, 1.0, 1.0))
-                taken.setdefault(name, []).append((*own, *(a / b for a, b in zip(own, beside))))
+                taken[name].append((*own, *(a / b for a, b in zip(own, beside))))
             before = after
     shots = bare(prompt.repeat(1, SHOTS + 1))
     taken[f"{SHOTS}-shot"] = [(*shots, *(a / b for a, b in zip(shots, before)))]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from icl.console import ERR, INTERRUPTED, OUT, AsJson, print_json, print_result, progress, say
+from icl.console import INTERRUPTED, OUT, AsJson, Bar, print_json, print_result, progress, say
 from icl.select import Strategy
 
 app = typer.Typer()
@@ -78,14 +78,7 @@ def train(
     run = Run.from_dict(values)
     columns = TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")
     try:
-        with Progress(
-            *columns,
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=ERR,
-            transient=True,
-            disable=not ERR.is_terminal,
-        ) as bar:
+        with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as bar:
             line = bar.add_task("", total=None, what="loading")
 
             def show(step: int, total: int, best: float | None) -> None:

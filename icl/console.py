@@ -11,7 +11,7 @@ from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -80,6 +80,21 @@ class Failed:
                     say(f"  row {failure.row}: {failure.what}: {failure.reason}", "yellow")
                 if failed.count > _LISTED:
                     say(f"  and {failed.count - _LISTED} more" + ("" if file else ": --failures lists all"), "yellow")
+
+
+class Bar(Progress):
+    """Of one task, on stderr; where none can be drawn, a line for each tenth says ``what`` is being done."""
+
+    def __init__(self, *columns: ProgressColumn, transient: bool = False):
+        super().__init__(*columns, console=ERR, transient=transient, disable=not ERR.is_terminal)
+        self._tenths = 0
+
+    def update(self, task_id: TaskID, *args: Any, **fields: Any) -> None:
+        super().update(task_id, *args, **fields)
+        task = self.tasks[0]
+        if self.disable and task.total and (tenths := int(task.percentage / 10)) > self._tenths:
+            self._tenths = tenths
+            say(f"{10 * tenths} %, {task.fields['what'].strip()}", "")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache as cached
 from pathlib import Path
@@ -53,8 +53,7 @@ def observe(
     positions: Tensor = batch[f"{role}_positions"]
     inputs = {name: value for name, value in batch[role].items() if name != "labels"}
     places = positions.gather(1, query.window)
-    kind: Any = type(adapters.model)
-    if keeps := _keeps_logits(kind):
+    if keeps := "logits_to_keep" in _parameters(type(adapters.model).forward):
         inputs["logits_to_keep"] = places if logits else 1
     hidden: bool | Tensor = positions if objective.compares_states else False
     attention = positions if objective.attention else None
@@ -71,8 +70,8 @@ def observe(
 
 
 @cached
-def _keeps_logits(kind: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
+def _parameters(function: Callable[..., Any]) -> Mapping[str, Any]:
+    return inspect.signature(function).parameters
 
 
 class Teacher:

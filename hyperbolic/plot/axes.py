@@ -24,7 +24,7 @@ from hyperbolic.plot.style import (
     hyperboloid,
     shortened,
     split,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from icl.console import ERR, INTERRUPTED, say
+from icl.console import INTERRUPTED, Bar, say
 
 if TYPE_CHECKING:
     from icl.demo.plan import Job
@@ -29,17 +29,11 @@ def demo(
     plan = QUICK if quick else FULL
     columns = TextColumn("{task.fields[what]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     try:
-        with Progress(*columns, TimeRemainingColumn(), console=ERR, disable=not ERR.is_terminal) as bar:
+        with Bar(*columns, TimeRemainingColumn()) as bar:
             line = bar.add_task("", total=sum(job.cost for job in plan.jobs()), what="starting")
-            told = 0
 
             def show(job: Job, cost: float) -> None:
-                nonlocal told
-                what = f"{job.kind}: {job.name} {job.task}"
-                bar.update(line, advance=cost, what=what[:48].ljust(48))
-                if not ERR.is_terminal and bar.tasks[0].percentage >= told + 10:  # where no bar can be drawn
-                    told = int(bar.tasks[0].percentage) // 10 * 10
-                    say(f"{told} %, {what}", "")
+                bar.update(line, advance=cost, what=f"{job.kind}: {job.name} {job.task}"[:48].ljust(48))
 
             results = run(plan, out / plan.name, show)
     except KeyboardInterrupt as error:

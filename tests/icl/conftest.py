@@ -1,6 +1,7 @@
-"""Models for the tests of adapters, which leave them as they were."""
+"""Models for the tests of adapters, which leave them as they were, and a browser for those of pages."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
@@ -8,6 +9,7 @@ from transformers import PreTrainedModel
 from icl.adapters import attached
 from tests.icl import zoo
 from tests.icl.adapted import FAMILIES
+from tests.icl.browser import chromium
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -22,3 +24,9 @@ def family(made: tuple[str, PreTrainedModel]) -> Iterator[tuple[str, PreTrainedM
     if adapters is not None:
         adapters.detach()
     made[1].get_decoder().set_attn_implementation({"": "sdpa"})
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running

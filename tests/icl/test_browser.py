@@ -2,23 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from icl.report import report
-from tests.icl.browser import PHONE, WIDE, chromium, page_of
+from tests.icl.browser import PHONE, WIDE, page_of
 from tests.icl.test_report import HOSTILE, build
 
 COUNT = 24
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,12 @@ def test_trained_and_put_to_the_test(here: Path) -> None:
     assert "hificl" in run("eval", "--data", "test.jsonl", "--adapter", "virtual").stdout
 
 
+def test_steps_are_told_where_no_bar_can_be_drawn(here: Path) -> None:
+    """Four of them, so that some tenths are passed by."""
+    said = run("train", *DATA, "--method", "hificl", "--out", "told").stderr
+    assert re.findall(r"^(\d+) %, training", said, re.MULTILINE) == ["20", "50", "70", "100"]
+
+
 def test_epoch_that_is_kept_is_that_of_the_dev_set(here: Path) -> None:
     """Whose digits have other words, so that what is learned is worse and worse for it."""
     lines = Path("dev.jsonl").read_text().splitlines()

@@ -1,20 +1,13 @@
 """The demo's page in a real browser: drawn without a network, on screens wide and narrow, light and dark."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from icl.demo.plan import FULL
-from tests.icl.browser import PHONE, WIDE, chromium, page_of
+from tests.icl.browser import PHONE, WIDE, page_of
 from tests.icl.test_demo import written
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
