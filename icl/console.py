@@ -92,7 +92,8 @@ class Bar(Progress):
     def update(self, task_id: TaskID, *args: Any, **fields: Any) -> None:
         super().update(task_id, *args, **fields)
         task = self.tasks[0]
-        if self.disable and task.total and (tenths := int(task.percentage / 10)) > self._tenths:
+        # what is done is a sum of parts, whose rounding must not cost the last tenth
+        if self.disable and task.total and (tenths := int(task.percentage / 10 + 1e-6)) > self._tenths:
             self._tenths = tenths
             say(f"{10 * tenths} %, {task.fields['what'].strip()}", "")
 
