@@ -13,17 +13,14 @@ All four work on what that function takes, so eager, sdpa, flash and flex attent
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from icl import internals
 from icl.scores import Base, Prefix, Scores, Seen
 
 # transformers looks for the names of its own functions inside ours, so ours hold none of them.
@@ -56,24 +53,26 @@ class Primitives(Protocol):
 class Site(Protocol):
     """Stands on an attention module, and knows which layers of which adapters are in use."""
 
-    def uses(self, batch: int, device: torch.device) -> Sequence[tuple[Primitives, Tensor | None]]: ...
+    @property
+    def model(self) -> nn.Module:
+        """Named in errors."""
+
+    def uses(self, query: Tensor, key: Tensor) -> Sequence[tuple[Primitives, Tensor | None]]:
+        """Raises ``IncompatibleModelError`` if these are not what attention of this layer gets."""
 
     def observe(self, scores: Scores, output: Tensor) -> None:
         """Sees what went into the softmax and what came out, (B, T, H, dv)."""
 
 
-def put(module: nn.Module, site: Site | None) -> Site | None:
-    """Make room for adapters on an attention module, or none, and return who had it.
-
-    Not a submodule: the model's own parameters stay what they are.
-    """
-    before: Site | None = module.__dict__.get(_SITE)
+def put(module: nn.Module, site: Site) -> None:
+    """Make room for adapters on an attention module. Not a submodule: the model's own parameters stay what they are."""
     module.__dict__[_SITE] = site
-    return before
 
 
-def remove(module: nn.Module) -> None:
-    module.__dict__.pop(_SITE, None)
+def remove(module: nn.Module) -> Site | None:
+    """Who had been put there."""
+    site: Site | None = module.__dict__.pop(_SITE, None)
+    return site
 
 
 def base_of(name: str) -> str:
@@ -94,16 +93,9 @@ class _Config:
 
 def _stock(name: str, module: nn.Module) -> tuple[Base, Any]:
     """The function that transformers would have called, and the module as it would have seen it."""
-    if name != "eager":
-        # Only flash asks which of its kinds it is.
-        seen = Seen(module, config=_Config(module.config, name)) if "flash" in name else module
-        return ALL_ATTENTION_FUNCTIONS[name], seen
-    # Each family has its own, in the file of its attention.
-    for kind in type(module).__mro__:
-        function = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
-        if function is not None:
-            return function, module
-    raise ValueError(f"attention: {type(module).__name__} has no eager_attention_forward; use sdpa")
+    # Only flash asks which of its kinds it is.
+    seen = Seen(module, config=_Config(module.config, name)) if "flash" in name else module
+    return internals.stock_attention(name, module), seen
 
 
 def _attention(
@@ -119,14 +111,14 @@ def _attention(
     site: Site | None = module.__dict__.get(_SITE)
     if site is None:
         return base(seen, query, key, value, attention_mask, **kwargs)
-    scaling = kwargs.get("scaling")
-    if scaling is None:
-        scaling = kwargs["scaling"] = query.shape[-1] ** -0.5
-    uses = site.uses(len(query), query.device)
+    uses = site.uses(query, key)
+    scaling = kwargs[internals.SCALING] = internals.scaling_of(module, query, kwargs, site.model)
     original = query
     for layer, rows in uses:
         query = _chosen(layer.transform_query(query, scaling), query, rows)
     scores = Scores(name, base, seen, query, key, value, attention_mask, kwargs)
+    if (wrong := scores.wrong_mask()) is not None:
+        raise internals.incompatible(site.model, f"attention gets a mask that is {wrong}")
     prefixes = []
     for layer, rows in uses:
         bias = layer.score_bias(original, key.shape[2])
@@ -137,6 +129,10 @@ def _attention(
         if prefix is not None:
             prefixes.append((prefix, rows))
     output, weights = _with_prefixes(scores, prefixes)
+    wanted = (len(query), query.shape[2], query.shape[1], value.shape[-1])
+    if not isinstance(output, Tensor) or output.shape != wanted:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise internals.incompatible(site.model, f"attention puts out {got} where (B, T, H, dv) = {wanted} belongs")
     for layer, rows in uses:
         shifted = layer.shift(original, output, scores.mass)
         output = _chosen(shifted, output, rows)
@@ -168,5 +164,5 @@ def _with_prefixes(scores: Scores, prefixes: list[tuple[Prefix, Tensor | None]])
 
 
 for _base, _ours in NAMES.items():
-    AttentionInterface.register(_ours, partial(_attention, _base))
-    AttentionMaskInterface.register(_ours, ALL_MASK_ATTENTION_FUNCTIONS[_base])
+    if _base in internals.attention_bases():  # flash_attention_4 is of later releases
+        internals.register_attention(_ours, partial(_attention, _base), _base)

@@ -20,6 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import GenerationConfig
 
+from icl import internals
+
 # At least and at most, as long as these seconds last; and tokens after the first.
 ROUNDS, SECONDS, STEPS = (3, 20), 1.0, 8
 Inputs = Mapping[str, Any]
@@ -68,7 +70,7 @@ def cost(model: nn.Module, inputs: Inputs, use: Use, zero_shot: tuple[Inputs, Us
     with use():
         peak = _peak(model, inputs)
         flops = [_flops(model, inputs, tokens) for tokens in (1, 2)]
-        cached = _generate(model, inputs, 2).past_key_values
+        cached = internals.cache_in(internals.outputs_of(_generate(model, inputs, 2)))
     return Cost(
         tokens=inputs["input_ids"].shape[1],
         prefill_ms=1e3 * prefill,
@@ -119,7 +121,7 @@ def _peak(model: Any, inputs: Inputs) -> int | None:
 
 def _flops(model: nn.Module, inputs: Inputs, tokens: int) -> int:
     """Of matrix products, convolutions and attention, which torch counts as if nothing were masked."""
-    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_on_cpu}
+    attention = {internals.cpu_attention(): _sdpa_on_cpu}
     with _frozen(model), FlopCounterMode(display=False, custom_mapping=attention) as counter:
         _generate(model, inputs, tokens)
     return int(counter.get_total_flops())

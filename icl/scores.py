@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import pad, softmax
 
+from icl import internals
+
 # Flash kernels take widths of whole multiples of it.
 _WIDTH = 8
 
@@ -94,10 +96,28 @@ class Scores:
     @property
     def _explicit(self) -> bool:
         """Whether scores are few: those of one token, which are computed as they are, and the cache is not copied."""
-        known = self.name in ("eager", "sdpa") and all(
-            self.kwargs.get(other) is None for other in ("softcap", "position_bias", "s_aux", "cache")
-        )
-        return known and self.query.shape[2] == 1 and not self.kwargs.get("dropout")
+        if self.name not in ("eager", "sdpa") or self.query.shape[2] != 1 or self.kwargs.get("dropout"):
+            return False
+        # What the function names may change its scores, unless we know better; it is left to the function then.
+        named = set(internals.parameters_of(self.base)) - internals.KNOWN_TO_SCORES
+        return all(self.kwargs.get(name) is None for name in named | internals.CHANGE_SCORES)
+
+    def wrong_mask(self) -> str | None:
+        """What the mask is, if it is nothing that this implementation is given by transformers; else ``None``."""
+        mask = self.mask
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor):
+            return None if self.name == "flex_attention" and hasattr(mask, "mask_mod") else f"a {type(mask).__name__}"
+        B, H, T, _ = self.query.shape
+        if "flash" in self.name:
+            right = mask.ndim == 2 and len(mask) == B
+        else:
+            right = mask.ndim == 4 and mask.shape[0] in (1, B) and mask.shape[1] in (1, H)
+            # eager and sdpa cut a longer one where the cache has room left
+            right = right and mask.shape[2] in (1, T) and mask.shape[3] >= self.key.shape[2]
+            right = right and (mask.dtype == torch.bool or mask.is_floating_point())
+        return None if right else f"{mask.dtype} of shape {tuple(mask.shape)}"
 
     @property
     def _causal(self) -> bool:

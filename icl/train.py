@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
+from icl import internals
 from icl.adapters import attached, storage
 from icl.arguments import check
 from icl.arguments import training_arguments as training_arguments
@@ -25,7 +26,6 @@ from icl.teacher import States, Teacher, observe
 
 LOSSES_FILE = "objective.safetensors"
 _NAME = "icl_losses"
-_MARK = "_hf_peft_config_loaded"
 
 
 def answer_accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -120,7 +120,7 @@ class DistillTrainer(Trainer):
 
         if keep_in_memory:
             train_dataset, eval_dataset = kept(train_dataset), kept(eval_dataset)
-        with _as_with_peft(model):
+        with internals.as_with_peft(model):
             super().__init__(
                 model,
                 args,
@@ -298,16 +298,3 @@ class DistillTrainer(Trainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-@contextmanager
-def _as_with_peft(model: nn.Module) -> Iterator[None]:
-    """Trainer refuses weights of 4 bits unless peft has left its mark, that something else is trained."""
-    before = model.__dict__.get(_MARK)
-    model.__dict__[_MARK] = True
-    try:
-        yield
-    finally:
-        del model.__dict__[_MARK]
-        if before is not None:
-            model.__dict__[_MARK] = before

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from icl.adapters.decoder import Decoder, DecoderLayer, Shape
+from icl.adapters.passes import Pass, Place
 from icl.objective import Objective
 from icl.scores import Prefix
 
+if TYPE_CHECKING:
+    from icl.adapters.container import Adapters
+
 METHODS: dict[str, type[AdapterConfig]] = {}
-
-
-@dataclass
-class Step:
-    """One pass through the model, as the layers of an adapter may have to know it.
-
-    ``past`` tokens are in the cache already. ``end`` (B,) is the place of the last token of the prompt in this pass,
-    the one that the first token of the answer is read from; ``None`` if the prompt went before, or if it is not known.
-    """
-
-    past: int = 0
-    end: Tensor | None = None
+_NUMBERS = count()
 
 
 class Layer(nn.Module):
     """What an adapter does at one layer of the decoder: nothing, until a method overrides one of these."""
+
+    sees_rotation = False
+    """Whether the layer looks at queries or keys by themselves, and so sees the positions that they were rotated by."""
+    places: frozenset[Place] = frozenset()
+    """What the layer hooks itself, and has to be reached in every pass that uses it."""
 
     def transform_query(self, query: Tensor, scaling: float) -> Tensor:
         return query
@@ -44,18 +43,24 @@ class Layer(nn.Module):
     def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
         return output
 
-    def residual(self, hidden: Tensor, step: Step) -> Tensor:
+    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
         """The output of the decoder layer (B, T, D), changed."""
         return hidden
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """``layers`` are the indices of the decoder's layers that get one, ``None`` for all."""
+    """``layers`` are the indices of the decoder's layers that get one, ``None`` for all that the method can act on.
+
+    Those are all layers for a method that changes their outputs, and for one that changes attention those that have
+    softmax attention: in hybrid decoders, whose other layers are linear, state-space or convolutional, some of them.
+    """
 
     layers: tuple[int, ...] | None = None
 
     method: ClassVar[str]
+    needs_attention: ClassVar[bool] = True
+    """Whether the method changes attention, and not what a layer puts out."""
     objective: ClassVar[Objective] = Objective()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -91,7 +96,14 @@ class AdapterConfig:
         for i in self.layers or ():
             if not (isinstance(i, int) and 0 <= i < count):
                 raise ValueError(f"attach: layers must be from 0 to {count - 1}, got {i}")
-        return [layer for layer in decoder.layers if self.layers is None or layer.index in self.layers]
+            if self.needs_attention and decoder.layers[i].attention is None:
+                able = ", ".join(str(layer.index) for layer in decoder.layers if layer.attention is not None)
+                raise ValueError(
+                    f"attach: layers of {self.method} must have softmax attention, which layer {i} of this decoder "
+                    f"lacks; these have it: {able}"
+                )
+        able_to = [layer for layer in decoder.layers if layer.attention is not None or not self.needs_attention]
+        return [layer for layer in able_to if self.layers is None or layer.index in self.layers]
 
 
 def one_of(owner: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -111,6 +123,8 @@ class Adapter(nn.Module):
     def __init__(self, config: AdapterConfig, decoder: Decoder):
         super().__init__()
         self.config = config
+        self.key = f"{config.method} {next(_NUMBERS)}"
+        """By which :attr:`Pass.notes` are the adapter's."""
         self.layers = nn.ModuleDict()
         for target in config.chosen(decoder):
             self.layers[str(target.index)] = config.layer(target.shape).to(target.device, torch.float32)
@@ -118,11 +132,8 @@ class Adapter(nn.Module):
     def at(self, index: int) -> Layer | None:
         return cast("Layer | None", self.layers._modules.get(str(index)))
 
-    def install(self, model: nn.Module) -> None:
+    def install(self, adapters: Adapters) -> None:
         """Called on attaching, as :meth:`uninstall` is on removal: for methods that stand elsewhere than in layers."""
 
-    def uninstall(self, model: nn.Module) -> None:
+    def uninstall(self) -> None:
         pass
-
-    def switch(self, requests: Sequence[bool]) -> None:
-        """Called when what is in use changes: whether each request uses it."""

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from icl import attention
-from icl.adapters import storage
-from icl.adapters.base import Adapter, AdapterConfig, Layer, Step
+from icl import attention, internals
+from icl.adapters import hooks, storage
+from icl.adapters.base import Adapter, AdapterConfig, Layer
 from icl.adapters.decoder import Decoder
+from icl.adapters.passes import Local, Names, Pass, Place, Prompt, Running
 from icl.adapters.record import Record
 from icl.scores import Scores
-
-_NAME = "icl_adapters"
-
-Names = tuple[str, ...]
 
 
 def attach(model: nn.Module, config: AdapterConfig | Sequence[AdapterConfig], name: str = "default") -> Adapters:
     """The adapters of ``model``, with a new one that is in use from now on, alone.
 
-    The base is frozen until the last adapter is gone. Several configurations make one adapter of several methods, which
-    act together: transformations of the query one after the other, all virtual keys in one softmax.
+    ``model`` may be wrapped by peft or torch.compile; the adapters are then on the model inside. The base is frozen
+    until the last adapter is gone. Several configurations make one adapter of several methods, which act together:
+    transformations of the query one after the other, all virtual keys in one softmax.
 
-    Raises ``ValueError`` if the model has no text decoder that transformers' attention interface reaches, or if the
-    name is taken.
+    Raises ``ValueError`` if the model has no text decoder that transformers' attention interface reaches, or an
+    encoder, or if the name is taken; :class:`icl.internals.IncompatibleModelError`, which is one too, if the model
+    does not behave as adapters have to assume, then or in the first pass.
 
     >>> from icl import testbed
     >>> from icl.adapters import HyperICLConfig
@@ -46,8 +44,8 @@ def attach(model: nn.Module, config: AdapterConfig | Sequence[AdapterConfig], na
 
 
 def attached(model: nn.Module) -> Adapters | None:
-    """The adapters of ``model``, if it has some."""
-    container = model._modules.get(_NAME)
+    """The adapters of ``model``, or of what it wraps, if it has some."""
+    container = internals.unwrapped(model)[-1]._modules.get(Adapters.KEY)
     return container if isinstance(container, Adapters) else None
 
 
@@ -65,40 +63,46 @@ def _container(model: nn.Module) -> Iterator[Adapters]:
 
 
 class Adapters(nn.Module):
-    """Made by :func:`attach`; a submodule of the model, so that its parameters move and train with the model's."""
+    """Made by :func:`attach`; a submodule of the model, so that its parameters move and train with the model's.
+
+    What :meth:`use`, :meth:`record` and :meth:`prompt` choose holds for the thread or task that calls them;
+    :meth:`activate` outside of such a block chooses for all that do not.
+    """
+
+    KEY = "icl_adapters"
 
     model: Any
     decoder: Decoder
+    local: Local
+    running: Running
 
     def __init__(self, model: nn.Module):
         super().__init__()
+        *wrappers, model = internals.unwrapped(model)
         decoder = Decoder(model)
-        implementation = decoder.config._attn_implementation
-        attention.base_of(implementation)
+        attention.base_of(internals.attention_of(decoder.config))
         # Not as submodules: the model holds these, and holds us.
         self.__dict__.update(model=model, decoder=decoder)
         self.loaded = nn.ModuleDict()
-        self._use([()])
-        self.step = Step()
-        self._record: Record | None = None
+        self.local, self.running = Local(), Running([Pass()])
+        self._requests: Sequence[Names] = ((),)
+        self._peft = internals.wrapped_by_peft(model)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         for p in self._trainable:
             p.requires_grad_(False)
-        model.add_module(_NAME, self)
+        model.add_module(self.KEY, self)
         for layer in decoder.layers:
-            attention.put(layer.attention, _Site(self, layer.index))
-        self._handles = [
-            layer.module.register_forward_hook(partial(_after_layer, self, layer.index)) for layer in decoder.layers
-        ]
-        self._handles.append(model.register_forward_pre_hook(partial(_before_model, self), with_kwargs=True))
-        self._intercept()
+            if layer.attention is not None:
+                attention.put(layer.attention, _Site(self, layer.index))
+        self._handles = hooks.install(self, wrappers)
+        self.intercept()
 
-    def _intercept(self) -> None:
+    def intercept(self) -> None:
         """Has the decoder call our attention, also after someone gave it another implementation."""
-        base = attention.base_of(self.decoder.config._attn_implementation)
-        if self.decoder.config._attn_implementation == base:
-            # Not of what is in it: in Idefics it is the configuration of the whole model, the vision tower's included.
-            self.decoder.config._attn_implementation = {"": attention.NAMES[base]}
+        name = internals.attention_of(self.decoder.config)
+        base = attention.base_of(name)
+        if name == base:
+            internals.set_attention(self.decoder.config, attention.NAMES[base])
 
     # Which are there, and which are in use.
 
@@ -109,7 +113,8 @@ class Adapters(nn.Module):
     @property
     def active(self) -> Names | list[Names]:
         """Names in use; a list of them, one entry a request, inside ``use(rows=...)``."""
-        return self._requests[0] if len(self._requests) == 1 else list(self._requests)
+        requests = self._chosen()
+        return requests[0] if len(requests) == 1 else list(requests)
 
     def __getitem__(self, name: str) -> Sequence[Adapter]:
         """The methods of an adapter."""
@@ -124,42 +129,57 @@ class Adapters(nn.Module):
             raise ValueError(f"attach: config must be one or several configurations of icl.adapters, got {configs}")
         parts = [config.build(self.decoder) for config in configs]
         for part in parts:
-            part.install(self.model)
+            part.install(self)
         self.loaded[name] = nn.ModuleList(parts)
         self.activate(name)
 
     def activate(self, *names: str) -> None:
-        """Use these from now on, together; none if there are none."""
-        self._use([tuple(names)])
+        """Use these from now on, together; none if there are none. Inside a :meth:`use` until it ends."""
+        self._choose(self._checked([tuple(names)]))
+
+    def _choose(self, requests: Sequence[Names]) -> None:
+        if self.local.has("requests"):
+            self.local.assign("requests", requests)
+        else:
+            self._requests = requests
 
     @contextmanager
     def use(self, *names: str, rows: Sequence[str | Sequence[str] | None] | None = None) -> Iterator[None]:
         """Use these inside the block, or with ``rows`` a choice for each request of the batch: a name, several or none.
 
-        A batch of a multiple of that size, as beam search makes it, repeats each choice.
+        A batch of a multiple of that size, as beam search makes it, repeats each choice. Threads and tasks choose for
+        themselves. One that runs the model without having chosen, while a block is open in another, raises
+        ``RuntimeError``: it may have been meant.
         """
-        before = self._requests
         if rows is None:
-            self._use([tuple(names)])
+            requests = self._checked([tuple(names)])
         elif names or not rows:
             raise ValueError("use: give names for all requests, or rows with one choice a request, not both")
         else:
-            self._use([(row,) if isinstance(row, str) else tuple(row or ()) for row in rows])
-        try:
+            requests = self._checked([(row,) if isinstance(row, str) else tuple(row or ()) for row in rows])
+        with self.local.setting("requests", requests):
             yield
-        finally:
-            self._use([tuple(n for n in request if n in self.loaded) for request in before])
 
     def off(self) -> Any:
         """``with adapters.off():`` runs the base alone."""
         return self.use()
 
+    @contextmanager
+    def prompt(self, length: int) -> Iterator[None]:
+        """Passes inside the block, called by hand, read prompts of ``length`` tokens, those in the cache included.
+
+        ``generate`` knows that by itself. Otherwise the first pass on an empty cache is taken for the whole prompt,
+        and task and function vectors, which act at its last token, refuse passes that do not tell.
+        """
+        if length < 1:
+            raise ValueError(f"prompt: length must be at least 1, got {length}")
+        with self.local.setting("prompt", Prompt(length), elsewhere=False):
+            yield
+
     def remove(self, name: str) -> None:
         """Unload one."""
-        parts = self[name]
-        self._use([tuple(n for n in request if n != name) for request in self._requests])
-        for part in parts:
-            part.uninstall(self.model)
+        for part in self[name]:
+            part.uninstall()
         del self.loaded[name]
 
     def detach(self) -> None:
@@ -168,59 +188,96 @@ class Adapters(nn.Module):
             self.remove(name)
         for handle in self._handles:
             handle.remove()
+        hooks.uninstall(self)
         for layer in self.decoder.layers:
-            attention.remove(layer.attention)
-        base = attention.base_of(self.decoder.config._attn_implementation)
-        self.decoder.config._attn_implementation = {"": base}
+            if layer.attention is not None:
+                attention.remove(layer.attention)
+        config = self.decoder.config
+        internals.set_attention(config, attention.base_of(internals.attention_of(config)))
         for p in self._trainable:
             p.requires_grad_(True)
-        del self.model._modules[_NAME]
+        del self.model._modules[self.KEY]
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """The model without the adapters' parameters among its own."""
+        del self.model._modules[self.KEY]
+        try:
+            yield
+        finally:
+            self.model._modules[self.KEY] = self
+
+    def _checked(self, requests: list[Names]) -> Sequence[Names]:
+        for name in {name for request in requests for name in request}:
+            self._known(name)
+        return tuple(requests)
 
     def _known(self, name: str) -> None:
         if name not in self.loaded:
             raise ValueError(f"adapters: there is no {name!r}, but {', '.join(self.names) or 'none'}")
 
-    def _use(self, requests: list[Names]) -> None:
-        used = {name for request in requests for name in request}
-        for name in used:
-            self._known(name)
-        self._requests, self._shared = requests, set.intersection(*map(set, requests))
-        self._rows: dict[tuple[str, int, torch.device], Tensor] = {}
-        for name in self.names:
-            for part in self[name]:
-                part.switch([name in request for request in requests])
-        # By layer, so that a pass looks nothing up.
-        self._plan = [
-            [(at, name) for name in self.names if name in used for part in self[name] if (at := part.at(layer.index))]
-            for layer in self.decoder.layers
-        ]
+    def _chosen(self) -> Sequence[Names]:
+        """What is in use here, by request, without what has been removed since."""
+        requests: Sequence[Names] = self.local.get("requests", self._requests)
+        return [tuple(name for name in request if name in self.loaded) for request in requests]
 
     # What layers see.
 
-    def uses(self, index: int, batch: int, device: torch.device) -> list[tuple[Layer, Tensor | None]]:
-        return [(layer, self._seen(name, batch, device)) for layer, name in self._plan[index]]
+    @property
+    def step(self) -> Pass:
+        """The pass that runs in this thread, or ran last."""
+        return self.running.now
 
-    def _seen(self, name: str, batch: int, device: torch.device) -> Tensor | None:
-        if name in self._shared:
-            return None
-        key = (name, batch, device)
-        if key not in self._rows:
-            if batch % len(self._requests):
-                raise ValueError(f"use: rows has {len(self._requests)} choices for a batch of {batch}")
-            chosen = torch.tensor([name in request for request in self._requests], device=device)
-            self._rows[key] = chosen.repeat_interleave(batch // len(self._requests))
-        return self._rows[key]
+    def new_pass(self) -> Pass:
+        """A pass with what is in use here. ``ValueError`` where adapters have been frozen or moved under it."""
+        self.local.check()
+        requests = self._chosen()
+        used = {name for request in requests for name in request}
+        parts = [(part, name) for name in self.names if name in used for part in self[name]]
+        plan = [
+            [(layer, name) for part, name in parts if (layer := part.at(each.index)) is not None]
+            for each in self.decoder.layers
+        ]
+        self._usable([part for part, _ in parts])
+        notes = {part.key: note for part, _ in parts if (note := self.local.get(part.key)) is not None}
+        return Pass(requests, plan if parts else (), notes, self.local.get("record"))
+
+    def _usable(self, parts: Sequence[Adapter]) -> None:
+        parameters = [p for part in parts for p in part.parameters()]
+        if any(p.is_meta for p in parameters[:1]):
+            raise ValueError(
+                "adapters: their parameters have been offloaded, and layers do not bring them back: offload or "
+                "dispatch the model first (accelerate, device_map), then attach"
+            )
+        frozen = parameters and torch.is_grad_enabled() and not any(p.requires_grad for p in parameters)
+        if frozen and not self._peft and internals.wrapped_by_peft(self.model):
+            raise ValueError(
+                "adapters: peft has frozen them, since it was put on the model after them: call get_peft_model first, "
+                "then attach to what it returns"
+            )
+
+    def expected(self, running: Pass) -> set[Place]:
+        """What has to be reached in a pass: attention and the layers around it, and what methods hook themselves."""
+        places: set[Place] = set()
+        for layer in self.decoder.layers:
+            if layer.attention is not None:
+                places |= {("layer", layer.index), ("attention", layer.index)}
+        for layers in running.plan:
+            for adapted, _ in layers:
+                places |= adapted.places
+        return places
 
     @contextmanager
     def record(
         self, *, hidden: bool | Tensor = True, heads: bool = False, attention: Tensor | None = None
     ) -> Iterator[Record]:
         """What the layers put out in the passes inside the block: see :class:`Record`. The last pass stays."""
-        before, self._record = self._record, Record(hidden, heads, attention)
-        try:
-            yield self._record
-        finally:
-            self._record = before
+        kept = Record(hidden, heads, attention)
+        with self.local.setting("record", kept, elsewhere=False):
+            try:
+                yield kept
+            finally:
+                self.running.forget(kept)
 
     def save_pretrained(self, path: str | Path, name: str = "default") -> None:
         """Write configuration and weights of one adapter to the folder ``path``, files named as peft does."""
@@ -235,63 +292,44 @@ class Adapters(nn.Module):
         """
         configs, tensors = storage.read(Path(path), Decoder(model))
         with _container(model) as container:
-            before = container._requests
+            before = container._chosen()
             container.add(configs, name)
             try:
                 storage.restore(container[name], tensors, Path(path))
             except ValueError:
                 container.remove(name)
-                container._use(before)
+                container._choose(before)
                 raise
         return container
 
 
 class _Site:
+    """On an attention module: what adapters do there in the pass that runs."""
+
     def __init__(self, adapters: Adapters, index: int):
         self.adapters, self.index = adapters, index
 
-    def uses(self, batch: int, device: torch.device) -> list[tuple[Layer, Tensor | None]]:
-        return self.adapters.uses(self.index, batch, device)
+    @property
+    def model(self) -> nn.Module:
+        model: nn.Module = self.adapters.model
+        return model
+
+    def uses(self, query: Tensor, key: Tensor) -> list[tuple[Layer, Tensor | None]]:
+        now, heads = self.adapters.running.now, self.adapters.decoder.layers[self.index].shape
+        now.reached.add(("attention", self.index))
+        if query.ndim != 4 or (query.shape[1], query.shape[3]) != (heads.heads, heads.head_dim):
+            raise internals.incompatible(
+                self.model,
+                f"attention of layer {self.index} gets queries of shape {tuple(query.shape)} where (B, {heads.heads}, "
+                f"T, {heads.head_dim}) belongs",
+            )
+        if not now.cached and key.shape[2] != query.shape[2]:
+            raise internals.incompatible(
+                self.model, f"layer {self.index} reads a cache, and none was among the arguments of the decoder"
+            )
+        return now.uses(self.index, len(query), query.device)
 
     def observe(self, scores: Scores, output: Tensor) -> None:
-        if self.adapters._record is not None:
-            self.adapters._record.attention_of(self.index, scores, output)
-
-
-def _after_layer(adapters: Adapters, index: int, module: nn.Module, args: Any, output: Any) -> Any:
-    hidden = output[0] if isinstance(output, tuple) else output
-    changed = hidden
-    for layer, rows in adapters.uses(index, len(hidden), hidden.device):
-        new = layer.residual(changed, adapters.step)
-        if new is not changed:
-            new = new.to(hidden.dtype)
-            changed = new if rows is None else torch.where(rows[:, None, None], new, changed)
-    if adapters._record is not None:
-        adapters._record.hidden_of(index, changed)
-    if changed is hidden:
-        return None
-    return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-
-def _before_model(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    adapters._intercept()
-    past = kwargs.get("past_key_values")
-    seen = 0 if past is None else int(past.get_seq_length())
-    adapters.step = Step(seen, None if seen else _prompt_end(args, kwargs))
-
-
-def _prompt_end(args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    labels, mask = kwargs.get("labels"), kwargs.get("attention_mask")
-    if labels is not None:
-        answered = labels != -100
-        if answered.any(1).all():
-            return cast(Tensor, answered.int().argmax(1) - 1)
-    # For a static cache generate makes masks itself: of four dimensions, or one for each kind of layer.
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        places = torch.arange(mask.shape[1], device=mask.device)
-        return (mask.bool() * places).argmax(1)
-    tokens = kwargs.get("input_ids", args[0] if args else None)
-    tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
-    if tokens is None:
-        return None
-    return torch.full((len(tokens),), tokens.shape[1] - 1, device=tokens.device)
+        record = self.adapters.running.now.record
+        if record is not None:
+            record.attention_of(self.index, scores, output)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from icl import internals
+
 # Values kept of each tensor in a fingerprint, and how far a base of another precision may be from them.
 _VALUES = 8
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
@@ -27,38 +29,31 @@ class Shape:
 @dataclass(frozen=True)
 class DecoderLayer:
     index: int
+    """The model's own, by which a hybrid decoder counts layers of every kind."""
     module: nn.Module
-    attention: nn.Module
+    attention: nn.Module | None
+    """Softmax attention among the tokens of the prompt; ``None`` in layers that have another kind, or none."""
     shape: Shape
+    """Of the attention, or of that in other layers where this one has none."""
 
     @property
     def device(self) -> torch.device:
-        return next(self.attention.parameters()).device
+        """Where the layer computes."""
+        return internals.execution_device(self.module if self.attention is None else self.attention)
 
 
 class Decoder:
-    """The layers with self-attention, in order; cross-attention and vision towers are not among them.
+    """The layers of the text decoder, in order; not among them are vision towers, and gated cross-attention in between.
 
-    ``ValueError`` if the model has none, or computes attention outside the interface of transformers.
+    ``ValueError`` if the model has none, has an encoder, or computes attention outside the interface of transformers.
     """
 
     def __init__(self, model: nn.Module):
-        find = getattr(model, "get_decoder", None)
-        decoder = find() if find is not None else None
-        if decoder is None or not hasattr(decoder, "set_attn_implementation"):
-            raise ValueError(
-                f"attach: model must be one of transformers with a text decoder, got {type(model).__name__}"
-            )
+        decoder = internals.decoder_of(model)
+        internals.probe(model, decoder)
         self.module: Any = decoder
-        self.layers = [
-            DecoderLayer(i, module, attention, _shape(attention, decoder))
-            for i, (module, attention) in enumerate(_pairs(decoder))
-        ]
-        if not self.layers:
-            raise ValueError(
-                f"attach: found no self-attention with a layer_idx in the decoder of {type(model).__name__}"
-            )
-        self.config: Any = self.layers[0].attention.config
+        self.layers = _layers(decoder, type(model).__name__)
+        self.config: Any = next(layer.attention.config for layer in self.layers if layer.attention is not None)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells one base from another: class, sizes, and a few values of embeddings, queries and norms."""
@@ -88,12 +83,15 @@ class Decoder:
         return None
 
     def _samples(self) -> Iterator[tuple[str, list[float]]]:
-        embedding = self.module.get_input_embeddings().weight
+        embedding = internals.value_of(self.module.get_input_embeddings(), "weight")
         yield "embedding", _sample(embedding[len(embedding) // 2])
         for layer in self.layers:
+            if layer.attention is None:
+                continue
             for name, parameter in islice(layer.attention.named_parameters(), 1):
                 if parameter.is_floating_point() and "lora" not in name:
-                    yield f"{layer.index}.{name.replace('base_layer.', '')}", _sample(parameter)
+                    value = internals.value_of(layer.attention, name)
+                    yield f"{layer.index}.{name.replace('base_layer.', '')}", _sample(value)
 
 
 def _sample(parameter: Tensor) -> list[float]:
@@ -101,29 +99,31 @@ def _sample(parameter: Tensor) -> list[float]:
     return [float(v) for v in flat[:: max(1, len(flat) // _VALUES)][:_VALUES].float()]
 
 
-def _pairs(decoder: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    for stack in decoder.modules():
-        if not isinstance(stack, nn.ModuleList):
-            continue
-        for layer in stack:
-            found = [module for module in layer.modules() if _is_target(module)]
-            if len(found) == 1:
-                yield layer, found[0]
+def _layers(decoder: nn.Module, name: str) -> list[DecoderLayer]:
+    """All of the one list of layers whose members have self-attention, also those that have none."""
+    stacks = [stack for stack in decoder.modules() if isinstance(stack, nn.ModuleList)]
+    found = {stack: attentions for stack in stacks if any(attentions := [_attentions(layer) for layer in stack])}
+    # a list within a layer, of experts or of blocks that make up one
+    inner = {module for stack in found for layer in stack for module in layer.modules()}
+    found = {stack: attentions for stack, attentions in found.items() if stack not in inner}
+    if not found:
+        raise ValueError(f"attach: found no self-attention with a layer_idx in the decoder of {name}")
+    if len(found) > 1 or any(len(several) > 1 for attentions in found.values() for several in attentions):
+        raise ValueError(
+            f"attach: layers of the decoder of {name} have more than one self-attention each, or stand in more than "
+            "one list, and adapters cannot tell which is meant"
+        )
+    ((stack, attentions),) = found.items()
+    shapes = [_shape(attention) for several in attentions for attention in several]
+    return [
+        DecoderLayer(i, module, several[0] if several else None, _shape(several[0]) if several else shapes[0])
+        for i, (module, several) in enumerate(zip(stack, attentions))
+    ]
 
 
-def _is_target(module: nn.Module) -> bool:
-    # Whatever is_causal says: that of PaliGemma, which sees its prompt both ways, is False. Cross-attention has none,
-    # or says what it is.
-    return (
-        isinstance(getattr(module, "layer_idx", None), int)
-        and hasattr(module, "is_causal")
-        and not getattr(module, "is_cross_attention", False)
-        and hasattr(module, "config")
-    )
+def _attentions(layer: nn.Module) -> list[nn.Module]:
+    return [module for module in layer.modules() if internals.is_self_attention(module)]
 
 
-def _shape(attention: Any, decoder: Any) -> Shape:
-    config = attention.config
-    heads = getattr(attention, "num_heads", None) or config.num_attention_heads
-    width = config.hidden_size
-    return Shape(heads, getattr(attention, "head_dim", None) or width // heads, width)
+def _shape(attention: Any) -> Shape:
+    return Shape(*internals.heads_of(attention), attention.config.hidden_size)

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icl.adapters.base import Adapter, Layer, Step
+from icl.adapters.base import Adapter, Layer
 from icl.adapters.container import Adapters
+from icl.adapters.passes import Pass
 
 Inputs = Mapping[str, Any]
 """Arguments of ``model(...)`` for a batch of prompts, which end where the answer would start."""
@@ -119,7 +120,8 @@ def at_end(adapters: Adapters, rows: Tensor) -> Tensor:
 class LastToken(Layer):
     """Changes the state at the last token of the prompt; tokens that are generated see it through attention alone.
 
-    Where one pass knows nothing of the one before, in ``generate(use_cache=False)``, each has a last token of its own.
+    Where that token is comes from ``generate``, whatever passes it makes; from labels; from a first pass on an empty
+    cache; or from :meth:`Adapters.prompt`. Passes of which none of these tells raise ``ValueError``.
     """
 
     vector: Tensor
@@ -132,10 +134,18 @@ class LastToken(Layer):
     def change(self, state: Tensor) -> Tensor:
         """(B, D), float32, to the same."""
 
-    def residual(self, hidden: Tensor, step: Step) -> Tensor:
+    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
+        if step.unplaced is not None:
+            raise ValueError(
+                f"adapters: a vector acts at the last token of the prompt, and where that is cannot be told: "
+                f"{step.unplaced}. Give generate the whole prompt and an empty cache, or say `with "
+                "adapters.prompt(length)` around passes by hand"
+            )
         if step.end is None:
             return hidden
+        step.acted = True
         rows, end = torch.arange(len(hidden), device=hidden.device), step.end.to(hidden.device)
-        changed = hidden.clone()
-        changed[rows, end] = self.change(hidden[rows, end].float()).to(hidden.dtype)
-        return changed
+        # Some rows may end in another pass.
+        here = torch.arange(hidden.shape[1], device=hidden.device) == end[:, None]
+        changed = self.change(hidden[rows, end.clamp(0, hidden.shape[1] - 1)].float()).to(hidden.dtype)
+        return torch.where(here[..., None], changed[:, None], hidden)

@@ -37,6 +37,7 @@ class FunctionVectorConfig(AdapterConfig):
     heads: int = 10
 
     method: ClassVar[str] = "function_vector"
+    needs_attention: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("FunctionVectorConfig", heads=self.heads)
@@ -81,16 +82,21 @@ def indirect_effects(adapters: Adapters, means: Tensor, prompts: Prompts, progre
     for inputs, answers in prompts.dev:
         plain = log_probabilities(adapters, inputs, answers)[0].exp()
         progress(len(answers))
-        for target in adapters.decoder.layers:
-            for head, output in enumerate(means[target.index]):
+        for at, target in enumerate(_attentive(adapters)):
+            for head, output in enumerate(means[at]):
                 with _patched(target, partial(_replace, adapters, head, output)):
                     patched = log_probabilities(adapters, inputs, answers)[0].exp()
-                total[target.index, head] += (patched - plain).sum().cpu()
+                total[at, head] += (patched - plain).sum().cpu()
                 progress(len(answers))
         rows += len(answers)
     if not rows:
         raise ValueError("fit: dev must have prompts to choose the heads of a function vector by, got none")
     return total / rows
+
+
+def _attentive(adapters: Adapters) -> list[DecoderLayer]:
+    """The layers that have heads."""
+    return [layer for layer in adapters.decoder.layers if layer.attention is not None]
 
 
 def _replace(adapters: Adapters, head: int, value: Tensor, output: Tensor) -> Tensor:
@@ -109,9 +115,9 @@ def _projected(adapters: Adapters, outputs: Tensor, inputs: Inputs) -> Tensor:
     for value in (outputs, torch.zeros_like(outputs)):
         added: list[Tensor] = []
         with ExitStack() as stack:
-            for target in adapters.decoder.layers:
-                stack.enter_context(_patched(target, partial(_constant, value[target.index])))
-                hook = target.attention.register_forward_hook(partial(_collect, adapters, added))
+            for target, constant in zip(_attentive(adapters), value):
+                stack.enter_context(_patched(target, partial(_constant, constant)))
+                hook = cast(nn.Module, target.attention).register_forward_hook(partial(_collect, adapters, added))
                 stack.callback(hook.remove)
             adapters.model(**inputs, use_cache=False)
         sums.append(torch.stack(added).sum(0))
@@ -130,11 +136,18 @@ def _collect(adapters: Adapters, added: list[Tensor], module: nn.Module, args: A
 class _Patch(Layer):
     """Stands on an attention module in place of the adapters, and changes what its heads put out, (B, T, H, dh)."""
 
-    def __init__(self, change: Callable[[Tensor], Tensor]):
+    def __init__(self, site: attention.Site, change: Callable[[Tensor], Tensor]):
         super().__init__()
+        self.site: attention.Site
+        self.__dict__["site"] = site
         self.change = change
 
-    def uses(self, batch: int, device: torch.device) -> list[tuple[Layer, Tensor | None]]:
+    @property
+    def model(self) -> nn.Module:
+        return self.site.model
+
+    def uses(self, query: Tensor, key: Tensor) -> list[tuple[Layer, Tensor | None]]:
+        self.site.uses(query, key)
         return [(self, None)]
 
     def observe(self, scores: Scores, output: Tensor) -> None:
@@ -146,8 +159,10 @@ class _Patch(Layer):
 
 @contextmanager
 def _patched(target: DecoderLayer, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    before = attention.put(target.attention, _Patch(change))
+    module = cast(nn.Module, target.attention)
+    site = cast(attention.Site, attention.remove(module))
+    attention.put(module, _Patch(site, change))
     try:
         yield
     finally:
-        attention.put(target.attention, before)
+        attention.put(module, site)

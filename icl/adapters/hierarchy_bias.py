@@ -17,14 +17,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hyperbolic import lorentz, pairwise
 from icl.adapters.base import Adapter, AdapterConfig, Layer, one_of
-from icl.adapters.container import Adapters, attached
+from icl.adapters.container import Adapters
 from icl.adapters.decoder import Decoder, Shape
 
 
@@ -60,9 +60,20 @@ class HierarchyBias(Adapter):
     config: HierarchyBiasConfig
     _adapters: Adapters
 
-    def install(self, model: nn.Module) -> None:
-        # Not as a submodule, which would make a circle.
-        self.__dict__["_adapters"] = attached(model)
+    def install(self, adapters: Adapters) -> None:
+        # Not as submodules, which would make circles.
+        self.__dict__["_adapters"] = adapters
+        for layer in self.layers.values():
+            layer.__dict__["owner"] = self
+
+    @property
+    def prompt(self) -> _Prompt | None:
+        """What the pass that runs was told."""
+        return self._adapters.step.notes.get(self.key)
+
+    @property
+    def past(self) -> int:
+        return self._adapters.step.past
 
     @contextmanager
     def demonstrations(self, points: Tensor, segments: Tensor) -> Iterator[None]:
@@ -78,16 +89,9 @@ class HierarchyBias(Adapter):
         for other shapes, types or segments.
         """
         _check(points, segments)
-        prompt = _Prompt(self._adapters, _relation(points, self.config), segments)
-        layers = [cast(_Layer, layer) for layer in self.layers.values()]
-        before = [layer.prompt for layer in layers]
-        for layer in layers:
-            layer.prompt = prompt
-        try:
+        prompt = _Prompt(_relation(points, self.config), segments)
+        with self._adapters.local.setting(self.key, prompt):
             yield
-        finally:
-            for layer, other in zip(layers, before):
-                layer.prompt = other
 
 
 def _check(points: Tensor, segments: Tensor) -> None:
@@ -112,17 +116,16 @@ def _relation(points: Tensor, config: HierarchyBiasConfig) -> Tensor:
 
 @dataclass
 class _Prompt:
-    adapters: Adapters
     relation: Tensor
     segments: Tensor
 
-    def factors(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+    def factors(self, query: Tensor, keys: int, past: int) -> tuple[Tensor, Tensor]:
         """Rows of H (B, T, S) for the queries of this pass, and which segment each key is in (B, keys, S), 0 or 1."""
         repeats, rest = divmod(len(query), len(self.segments))
         if rest:
             raise ValueError(f"demonstrations: told for {len(self.segments)} prompts, got a batch of {len(query)}")
         relation, segments = (a.to(query.device).repeat_interleave(repeats, 0) for a in (self.relation, self.segments))
-        past, tokens, last = self.adapters.step.past, query.shape[2], segments.shape[1] - 1
+        tokens, last = query.shape[2], segments.shape[1] - 1
         # A cache with room for more holds the first tokens at its start; one of a window holds the last ones.
         first = max(0, past + tokens - keys)
         queries, keys_at = (
@@ -135,13 +138,15 @@ class _Prompt:
 
 
 class _Layer(Layer):
+    owner: HierarchyBias
+
     def __init__(self, heads: int):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(heads))
-        self.prompt: _Prompt | None = None
 
     def score_bias(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor] | None:
-        if self.prompt is None:
+        prompt = self.owner.prompt
+        if prompt is None:
             return None
-        rows, columns = self.prompt.factors(query, keys)
+        rows, columns = prompt.factors(query, keys, self.owner.past)
         return self.weight[:, None, None] * rows[:, None], columns[:, None]

@@ -57,6 +57,8 @@ class HiFICLConfig(AdapterConfig):
 
 
 class _Layer(Layer):
+    sees_rotation = True
+
     def __init__(self, config: HiFICLConfig, shape: Shape):
         super().__init__()
         self.config = config

@@ -53,6 +53,8 @@ class HyperICLConfig(AdapterConfig):
 class _Layer(Layer):
     """Starts as the identity: Uk is zero."""
 
+    sees_rotation = True
+
     def __init__(self, config: HyperICLConfig, shape: Shape):
         super().__init__()
         self.config = config

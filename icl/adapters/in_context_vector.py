@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from icl.adapters.base import Adapter, AdapterConfig, Layer, Step
+from icl.adapters.base import Adapter, AdapterConfig, Layer
 from icl.adapters.container import Adapters
 from icl.adapters.decoder import Decoder, Shape
 from icl.adapters.fitted import Fitted, Progress, Prompts, states
 from icl.adapters.live import turned
+from icl.adapters.passes import Pass
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class InContextVectorConfig(AdapterConfig):
     strength: float = 0.1
 
     method: ClassVar[str] = "in_context_vector"
+    needs_attention: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 < self.strength < math.inf:
@@ -55,7 +57,7 @@ class _Layer(Layer):
         self.strength = strength
         self.register_buffer("vector", torch.zeros(width))
 
-    def residual(self, hidden: Tensor, step: Step) -> Tensor:
+    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
         wide = hidden.float()
         return turned(wide, self.strength * vector_norm(wide, dim=-1, keepdim=True) * self.vector)
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from icl.adapters.base import AdapterConfig, Layer, Step
+from icl.adapters.base import AdapterConfig, Layer
 from icl.adapters.decoder import Shape
+from icl.adapters.passes import Pass
 from icl.objective import Objective
 
 _STD = 0.01
@@ -27,6 +28,7 @@ class LIVEConfig(AdapterConfig):
     """d + 1 parameters a layer."""
 
     method: ClassVar[str] = "live"
+    needs_attention: ClassVar[bool] = False
     objective: ClassVar[Objective] = Objective(logits=1.0, ce=0.5)
 
     def layer(self, shape: Shape) -> Layer:
@@ -41,7 +43,7 @@ class _Layer(Layer):
         self.direction = nn.Parameter(torch.randn(width) * _STD)
         self.alpha = nn.Parameter(torch.tensor(_ALPHA))
 
-    def residual(self, hidden: Tensor, step: Step) -> Tensor:
+    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
         return turned(hidden.float(), self.alpha * self.direction)
 
 

@@ -1,23 +1,29 @@
-"""LoRA (Hu et al., 2022) through peft, the baseline that changes projections of the base: W x + (alpha / r) B A x."""
+"""LoRA (Hu et al., 2022), the baseline that changes projections of the base: W x + (alpha / r) B A x.
+
+The product is added to what a projection puts out. Nothing of the base is replaced, so that its names, files and
+weights stay its own, whoever holds them: offloaded, of 4 bits, or inside a layer of peft.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
 
+from icl import internals
 from icl.adapters.base import Adapter, AdapterConfig, Layer, positive
 from icl.adapters.decoder import Decoder, DecoderLayer, Shape
+from icl.adapters.passes import Place
 
-# Of adapters inside peft's layers, where a model may have some of its own.
-_NAMES = (f"icl{i}" for i in count())
+if TYPE_CHECKING:
+    from icl.adapters.container import Adapters
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,23 @@ class LoRAConfig(AdapterConfig):
         return LoRA(self, decoder)
 
     def layer(self, shape: Shape) -> Layer:
-        return _Factors()
+        return _Factors(self.alpha / self.rank)
+
+
+class _Matrix(nn.Module):
+    """Of its own class, so that whoever replaces the linear maps of a model (peft, quantisers) leaves it alone."""
+
+    def __init__(self, rows: int, columns: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, columns))
 
 
 class _Factors(Layer):
-    """A and B of each projection in a decoder layer, the modules that peft has."""
+    """A and B of each projection in a decoder layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float):
         super().__init__()
+        self.scale = scale
         self.projections = nn.ModuleDict()
 
 
@@ -59,91 +74,71 @@ class LoRA(Adapter):
     """The identity at the start: B is zero."""
 
     config: LoRAConfig
+    _handles: list[RemovableHandle]
 
     def __init__(self, config: LoRAConfig, decoder: Decoder):
         super().__init__(config, decoder)
-        self.name = next(_NAMES)
-        self.targets = [(target, _names(target, config.targets)) for target in config.chosen(decoder)]
-        self.requests: Sequence[bool] = ()
-        self._rows: dict[tuple[int, torch.device], Tensor] = {}
+        self.targets = [(each, name) for each in config.chosen(decoder) for name in _names(each, config.targets)]
+        for target, name in self.targets:
+            module = target.module.get_submodule(name)
+            A = _Matrix(config.rank, _width(module, "in_features"))
+            nn.init.kaiming_uniform_(A.weight, a=math.sqrt(5))
+            pair = nn.ModuleDict({"A": A, "B": _Matrix(_width(module, "out_features"), config.rank)})
+            self._factors(target).projections[_key(name)] = pair.to(target.device)
 
-    def at(self, index: int) -> Layer | None:
-        return None  # peft's layers do it all
+    def _factors(self, target: DecoderLayer) -> _Factors:
+        return cast(_Factors, self.layers[str(target.index)])
 
-    def install(self, model: nn.Module) -> None:
-        for target, names in self.targets:
-            factors = cast(_Factors, self.layers[str(target.index)])
-            for name, wrapped in self._injected(target.module, names):
-                pair = nn.ModuleDict({"A": wrapped.lora_A[self.name], "B": wrapped.lora_B[self.name]})
-                pair.to(target.device, torch.float32)
-                pair["B"].register_forward_hook(self._chosen)
-                factors.projections[name.replace(".", "/")] = pair
+    def install(self, adapters: Adapters) -> None:
+        self._handles = []
+        for target, name in self.targets:
+            factors, module = self._factors(target), target.module.get_submodule(name)
+            place = (f"projection {name} of {self.key}", target.index)
+            # Experts do not all run.
+            if target.attention is not None and module in set(target.attention.modules()):
+                factors.places |= {place}
+            hook = partial(_add, adapters, factors, factors.projections[_key(name)], place)
+            self._handles.append(module.register_forward_hook(hook))
 
-    def uninstall(self, model: nn.Module) -> None:
-        for root, name, wrapped in self._wrapped():
-            wrapped.delete_adapter(self.name)
-            if not wrapped.lora_A:
-                parent, _, leaf = name.rpartition(".")
-                setattr(root.get_submodule(parent), leaf, wrapped.base_layer)
-
-    def switch(self, requests: Sequence[bool]) -> None:
-        self.requests, self._rows = requests, {}
-        for _, _, wrapped in self._wrapped():
-            others = [name for name in wrapped.active_adapters if name != self.name]
-            _activate(wrapped, [*others, self.name] if any(requests) else others)
-
-    def _wrapped(self) -> Iterator[tuple[nn.Module, str, Any]]:
-        for target, names in self.targets:
-            for name in names:
-                yield target.module, name, target.module.get_submodule(name)
-
-    def _injected(self, root: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        modules = {name: root.get_submodule(name) for name in names}
-        active = {name: m.active_adapters for name, m in modules.items() if isinstance(m, LoraLayer)}
-        # peft leaves its configuration on what it changes, and takes one that it finds there for its own.
-        before = root.__dict__.pop("peft_config", None)
-        wanted = LoraConfig(
-            r=self.config.rank, lora_alpha=self.config.alpha, target_modules="|".join(map(re.escape, names))
-        )
-        inject_adapter_in_model(wanted, root, self.name)
-        del root.__dict__["peft_config"]
-        if before is not None:
-            root.__dict__["peft_config"] = before
-        for name in names:
-            wrapped = root.get_submodule(name)
-            _activate(wrapped, [*active.get(name, ()), self.name])
-            yield name, wrapped
-
-    def _chosen(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        """The correction, without that of requests which do not use it."""
-        if all(self.requests):
-            return None
-        key = len(output), output.device
-        if key not in self._rows:
-            repeats, rest = divmod(len(output), len(self.requests))
-            if rest:
-                raise ValueError(f"use: rows has {len(self.requests)} choices for a batch of {len(output)}")
-            self._rows[key] = torch.tensor(self.requests, device=output.device).repeat_interleave(repeats)
-        return output.where(self._rows[key].view(-1, *[1] * (output.ndim - 1)), 0)
+    def uninstall(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
-def _activate(wrapped: Any, names: list[str]) -> None:
-    """Has peft's layer use these. Unlike with peft alone, what is not in use is trainable still."""
-    trained = [(parameter, parameter.requires_grad) for parameter in wrapped.parameters()]
-    wrapped.set_adapter(names)
-    for parameter, flag in trained:
-        parameter.requires_grad_(flag)
+def _add(
+    adapters: Adapters, factors: _Factors, pair: Any, place: Place, module: nn.Module, args: Any, output: Tensor
+) -> Tensor | None:
+    """The output with the correction, for requests that use it."""
+    now, (_, index) = adapters.step, place
+    now.reached.add(place)
+    for layer, rows in now.uses(index, len(output), output.device):
+        if layer is factors:
+            x = args[0].to(pair["A"].weight.dtype)
+            change = linear(linear(x, pair["A"].weight), pair["B"].weight) * factors.scale
+            if rows is not None:
+                change = change.where(rows.view(-1, *[1] * (change.ndim - 1)), 0)
+            return (output + change).to(output.dtype)
+    return None
+
+
+def _key(name: str) -> str:
+    """A module's name without dots, which stand between names."""
+    return name.replace(".", "/")
+
+
+def _width(module: Any, name: str) -> int:
+    return int(getattr(module, name))
 
 
 def _names(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:
-    """Linear maps in a decoder layer, those that have a LoRA already among them."""
-    inside = {id(module) for module in target.attention.modules()}
+    """Linear maps in a decoder layer, as such or inside a layer of peft around one."""
+    kinds = internals.projection_types()
+    inside = set() if target.attention is None else {id(module) for module in target.attention.modules()}
     found, skipped = [], "\0"
     for name, module in target.module.named_modules():
-        if name.startswith(skipped) or not isinstance(module, (nn.Linear, LoraLayer)):
+        if name.startswith(skipped) or not isinstance(module, kinds):
             continue
-        if isinstance(module, LoraLayer):
-            skipped = f"{name}."
+        skipped = f"{name}."
         if id(module) in inside if targets is None else any(f".{name}".endswith(f".{end}") for end in targets):
             found.append(name)
     if not found:

@@ -49,6 +49,8 @@ class MimICConfig(AdapterConfig):
 class _Layer(Layer):
     """Starts next to the identity: shifts of a thousandth."""
 
+    sees_rotation = True
+
     def __init__(self, config: MimICConfig, shape: Shape):
         super().__init__()
         self.config = config

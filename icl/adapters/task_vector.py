@@ -28,6 +28,7 @@ class TaskVectorConfig(AdapterConfig):
     """
 
     method: ClassVar[str] = "task_vector"
+    needs_attention: ClassVar[bool] = False
 
     def build(self, decoder: Decoder) -> Adapter:
         return TaskVector(self, decoder)

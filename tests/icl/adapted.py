@@ -42,6 +42,13 @@ def strengthen(adapters: Adapters, seed: int = 0) -> Adapters:
     return adapters
 
 
+def begin(adapters: Adapters) -> None:
+    """Start a pass on a cache, as the decoder does, for layers and attention that are called by hand."""
+    started = adapters.new_pass()
+    started.cached = True
+    adapters.running.start(started)
+
+
 def run(model: PreTrainedModel, x: zoo.Inputs, **kwargs: Any) -> Tensor:
     with torch.no_grad():
         out: Tensor = model(**x, **zoo.positions(x), **kwargs).logits

@@ -44,9 +44,9 @@ def methods(adapters: Adapters, index: int) -> list[Method]:
 
 
 def targets(model: nn.Module) -> list[tuple[int, nn.Module]]:
-    """Self-attention of the text decoder, with the number of its layer among those that have some."""
-    found = [module for name, module in model.named_modules() if _SELF_ATTENTION.fullmatch(name)]
-    return list(enumerate(found))
+    """Self-attention of the text decoder, with the number of its layer."""
+    named = [(_SELF_ATTENTION.fullmatch(name), module) for name, module in model.named_modules()]
+    return [(int(match[3]), module) for match, module in named if match]
 
 
 def attention(
@@ -128,9 +128,10 @@ def visible(mask: Tensor | None, queries: int, keys: int, causal: bool) -> Tenso
     return mask[..., :keys] if mask.dtype == torch.bool else mask[..., :keys] == 0
 
 
-def install(model: PreTrainedModel, adapters: Adapters) -> list[list[Method]]:
+def install(model: PreTrainedModel, adapters: Adapters) -> dict[int, list[Method]]:
     """Has the text decoder of ``model``, a stock one, compute attention here, under a copy of these adapters."""
-    layers = {module: methods(adapters, i) for i, module in targets(model)}
+    numbered = {i: methods(adapters, i) for i, _ in targets(model)}
+    layers = {module: numbered[i] for i, module in targets(model)}
 
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
@@ -144,4 +145,4 @@ def install(model: PreTrainedModel, adapters: Adapters) -> list[list[Method]]:
     AttentionInterface.register(_NAME, forward)
     AttentionMaskInterface.register(_NAME, eager_mask)
     model.get_decoder().set_attn_implementation({"": _NAME})
-    return list(layers.values())
+    return numbered

@@ -18,7 +18,7 @@ from icl import attention
 from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, MimICConfig, attach, attached
 from icl.adapters.base import Layer
 from tests.icl import literal, zoo
-from tests.icl.adapted import CONFIGS, GREEDY, close, run, strengthen
+from tests.icl.adapted import CONFIGS, GREEDY, begin, close, run, strengthen
 
 # Relative to the largest value: of outputs, and of gradients.
 OUTPUT, GRADIENT = 1e-6, 1e-5
@@ -79,6 +79,7 @@ def calls(name: str, model: PreTrainedModel, implementation: str, monkeypatch: p
 
 def check(call: Call, adapters: Adapters, function: Callable[..., Any], where: str) -> None:
     """Output and gradients of the function are those of the literal form, for queries that see some key."""
+    begin(adapters)
     generator = torch.Generator().manual_seed(1)
     inputs = [x.clone().requires_grad_() for x in (call.query, call.key, call.value)]
     output, _ = function(call.module, *inputs, call.mask, **call.kwargs)
@@ -145,7 +146,7 @@ def test_a_decoder_is_the_literal_one(family: tuple[str, PreTrainedModel]) -> No
         direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
         (logits * direction).sum().backward()
         (wanted * direction).sum().backward()
-        for layer, methods in enumerate(layers):
+        for layer, methods in layers.items():
             parts = [part.at(layer) for part in adapters["default"]]
             for part, method in zip(parts, methods, strict=True):
                 gradients(part, method, 10 * GRADIENT, f"{configs}, layer {layer}")
@@ -167,7 +168,11 @@ class Bias(Layer):
 class Site:
     layers: list[tuple[Any, Tensor | None]]
 
-    def uses(self, batch: int, device: torch.device) -> list[tuple[Any, Tensor | None]]:
+    @property
+    def model(self) -> nn.Module:
+        return nn.Identity()
+
+    def uses(self, query: Tensor, key: Tensor) -> list[tuple[Any, Tensor | None]]:
         return self.layers
 
     def observe(self, scores: Any, output: Tensor) -> None:
@@ -334,7 +339,8 @@ def test_recorded_attention_and_heads_are_the_literal_ones(family: tuple[str, Pr
         places = torch.tensor([[11, 5], [11, 7]])
         with adapters.record(heads=True, attention=places) as record:
             run(model, x)
-    assert [call.layer for call in seen] == list(numbers.values()) == list(record.attention) == list(record.hidden)
+    assert [call.layer for call in seen] == list(numbers.values()) == list(record.attention)
+    assert list(record.hidden) == list(range(len(adapters.decoder.layers)))
     for call in seen:
         inputs = [t.double() for t in (call.query, call.key, call.value)]
         visible = call.visible | ~call.visible.any(-1, keepdim=True)
@@ -451,9 +457,10 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def test_names_hold_none_that_transformers_looks_for() -> None:
-    assert {*attention.NAMES} == {k for k in ALL_MASK_ATTENTION_FUNCTIONS if not k.startswith(("icl", "literal"))}
-    for ours in attention.NAMES.values():
-        assert not any(word in ours for word in ("sdpa", "flash", "flex", "eager", "paged"))
+    ours = ("icl", "literal", "bias")
+    assert {*attention.NAMES} == {name for name in ALL_MASK_ATTENTION_FUNCTIONS if not name.startswith(ours)}
+    for name in attention.NAMES.values():
+        assert not any(word in name for word in ("sdpa", "flash", "flex", "eager", "paged"))
 
 
 def test_implementations_without_a_mask_of_ours_are_refused() -> None:

@@ -14,6 +14,7 @@ from transformers.masking_utils import eager_mask
 
 from icl.adapters import Adapters, HierarchyBias, HierarchyBiasConfig, HyperICLConfig, attach
 from tests.icl import literal, zoo
+from tests.icl.adapted import begin
 
 KINDS = ("neg_dist", "inverse", "bilinear")
 LENGTH, SEGMENTS, NEW = 20, 3, 4
@@ -61,7 +62,7 @@ def bias_matrix(points: Tensor, segments: Tensor, kind: str, tokens: int) -> Ten
 
 def install(model: PreTrainedModel, lambdas: Tensor, matrix: Tensor) -> None:
     """Has a stock model add it. For passes without a cache."""
-    layers = {module: lambdas[i].double() for i, module in literal.targets(model)}
+    layers = {module: lambdas[at].double() for at, (_, module) in enumerate(literal.targets(model))}
 
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, **_: Any
@@ -174,6 +175,7 @@ def test_factors_are_as_long_as_there_are_segments() -> None:
     adapters, hierarchy = attach_bias(model)
     points, segments = torch.randn(1, 5, 3), torch.arange(64)[None] // 13
     with hierarchy.demonstrations(points, segments):
+        begin(adapters)
         left, right = cast(Any, hierarchy.at(0)).score_bias(torch.randn(2, 4, 64, 8), 64)
     assert left.shape == (2, 4, 64, 5)
     assert right.shape == (2, 1, 64, 5)

@@ -1,0 +1,234 @@
+"""A pass through the decoder: which adapters act in it, where it stands in the prompt, and whether all of it happened.
+
+What a ``with`` block chooses holds for the thread or task that it stands in, so that requests can be served side by
+side (:class:`Local`). A pass reads it once, when it starts. Layers look at their thread's pass (:class:`Running`);
+those that a backward pass computes again, in a thread of autograd's own, look at the last one that started anywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from icl.adapters.base import Layer
+    from icl.adapters.record import Record
+
+Names = tuple[str, ...]
+Place = tuple[str, int]
+"""What has to be reached in every pass: ("layer", index), ("attention", index), or a method's own."""
+
+_VALUES: ContextVar[Mapping[tuple[int, str], Any]] = ContextVar("icl_adapters", default={})  # noqa: B039
+_NUMBERS = count()
+
+
+class Local:
+    """Values of one model's adapters that hold inside ``with`` blocks, for this thread or task alone."""
+
+    def __init__(self) -> None:
+        self._number = next(_NUMBERS)
+        # One entry for each block that is open in any thread and changes what a pass computes.
+        self._open: list[str] = []
+
+    def __deepcopy__(self, memo: Any) -> Local:
+        return Local()
+
+    def __reduce__(self) -> Any:
+        return Local, ()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return _VALUES.get().get((self._number, name), default)
+
+    def has(self, name: str) -> bool:
+        return (self._number, name) in _VALUES.get()
+
+    def assign(self, name: str, value: Any) -> None:
+        """Change a value until the block that set it ends."""
+        _VALUES.set({**_VALUES.get(), (self._number, name): value})
+
+    @contextmanager
+    def setting(self, name: str, value: Any, elsewhere: bool = True) -> Iterator[None]:
+        """``value`` inside the block. With ``elsewhere``, :meth:`check` refuses threads that have not said theirs."""
+        key = (self._number, name)
+        had, before = self.has(name), self.get(name)
+        self.assign(name, value)
+        if elsewhere:
+            self._open.append(name)
+        try:
+            yield
+        finally:
+            if elsewhere:
+                self._open.remove(name)
+            rest = {k: v for k, v in _VALUES.get().items() if k != key}
+            _VALUES.set({**rest, key: before} if had else rest)
+
+    def check(self) -> None:
+        """``RuntimeError`` where a block is open in another thread or task, and none in this one.
+
+        Whoever starts ``generate`` in a thread of its own, to stream from it, expects the choice made around it.
+        """
+        if self._open and not any(number == self._number for number, _ in _VALUES.get()):
+            raise RuntimeError(
+                f"adapters: {self._open[0]} was called in another thread or task, and holds there alone: call it in "
+                "the one that runs the model, around the call"
+            )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Where the prompts of a batch end, in places that count what is in the cache: known to ``generate``."""
+
+    length: int
+    ends: Tensor | None = None
+    """(B,), of prompts that are padded on the right; ``None`` where all end in their last place."""
+    padding: Tensor | None = None
+    """(B,), tokens of padding on the left; ``None`` for none."""
+
+    @staticmethod
+    def of(length: int, mask: Tensor | None) -> Prompt:
+        """``mask`` (B, length) says which tokens are there."""
+        if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != length or not length:
+            return Prompt(length)
+        ends = last_places(mask)
+        padding = left_padding(mask)
+        return Prompt(
+            length, None if bool((ends == length - 1).all()) else ends, padding if bool(padding.any()) else None
+        )
+
+
+@dataclass(eq=False)
+class Pass:
+    """One pass, as the layers of adapters see it."""
+
+    requests: Sequence[Names] = ((),)
+    plan: Sequence[Sequence[tuple[Layer, str]]] = ()
+    """By layer of the decoder, the layers of adapters that act there, each with the name that it was loaded by."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What methods were told for these prompts."""
+    record: Record | None = None
+    past: int = 0
+    """Tokens in the cache before this pass."""
+    end: Tensor | None = None
+    """(B,): the place in this pass of the last token of the prompt, the one that the first token of the answer is read
+    from. Outside the pass where it does not reach it; ``None`` if no prompt does."""
+    unplaced: str | None = None
+    """Why it is not known where the prompt ends."""
+    cached: bool = False
+    """Whether a cache came with the call."""
+    length: int = 0
+    """Tokens of the prompt, those in the cache included; 0 where it does not end in this pass."""
+    acted: bool = False
+    """Whether something was changed at the end of the prompt alone."""
+    reached: set[Place] = field(default_factory=set)
+    _rows: dict[tuple[str, int, torch.device], Tensor] = field(default_factory=dict)
+
+    def uses(self, index: int, batch: int, device: torch.device) -> list[tuple[Layer, Tensor | None]]:
+        """The layers of adapters at a layer of the decoder, each with the rows (batch,) of its requests, or all."""
+        return [(layer, self.rows(name, batch, device)) for layer, name in self.plan[index]] if self.plan else []
+
+    def rows(self, name: str, batch: int, device: torch.device) -> Tensor | None:
+        if all(name in request for request in self.requests):
+            return None
+        key = (name, batch, device)
+        if key not in self._rows:
+            if batch % len(self.requests):
+                raise ValueError(f"use: rows has {len(self.requests)} choices for a batch of {batch}")
+            chosen = torch.tensor([name in request for request in self.requests], device=device)
+            self._rows[key] = chosen.repeat_interleave(batch // len(self.requests))
+        return self._rows[key]
+
+    def place(self, batch: int, tokens: int, prompt: Prompt | None, told: Mapping[str, Tensor], ended: Any) -> None:
+        """Find :attr:`end` in a pass of (batch, tokens), on the device of the tokens.
+
+        Args:
+            prompt: of ``generate``.
+            told: labels and mask of the call, as far as it has some of two dimensions, and a tensor on the device.
+            ended: the length of the prompt that is known to have ended in the cache, or ``None``.
+        """
+        device = told["tokens"].device
+        if prompt is not None:
+            self._place_in(prompt, batch, tokens, ended, device)
+            return
+        if "labels" in told:
+            answered = told["labels"] != -100
+            if bool(answered.any(1).all()):
+                self.end, self.length = answered.int().argmax(1) - 1, self.past + tokens
+                return
+        if self.past == 0:
+            mask = told.get("mask")
+            self.length = tokens
+            if mask is not None and mask.shape[1] == tokens:
+                self.end = last_places(mask)
+            else:
+                self.end = torch.full((batch,), tokens - 1, device=device)
+        elif tokens > 1:
+            self.unplaced = f"{tokens} tokens follow {self.past} in the cache, and may belong to prompt or answer"
+        elif ended is None:
+            self.unplaced = "the cache was filled in a pass that these adapters had no part in"
+
+    def _place_in(self, prompt: Prompt, batch: int, tokens: int, ended: Any, device: torch.device) -> None:
+        if ended is not None and ended != prompt.length:
+            self.unplaced = f"the first {ended} tokens in the cache were read as a prompt of their own"
+        elif ended is None and self.past >= prompt.length:
+            self.unplaced = "all of the prompt was in the cache before"
+        elif ended is None and self.past + tokens >= prompt.length:
+            # With prompts padded on the right, an earlier pass may have reached the end of some.
+            self.length = prompt.length
+        reaches = self.past < prompt.length <= self.past + tokens
+        if prompt.ends is not None:
+            repeats, rest = divmod(batch, len(prompt.ends))
+            if rest:
+                self.unplaced = f"masks of {len(prompt.ends)} prompts do not tell where {batch} end"
+                return
+            self.end = prompt.ends.to(device).repeat_interleave(repeats) - self.past
+        elif reaches:
+            self.end = torch.full((batch,), prompt.length - 1 - self.past, device=device)
+
+
+def last_places(mask: Tensor) -> Tensor:
+    """(B,): the last place of a mask (B, T) that is set."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (mask.bool() * places).argmax(1)
+
+
+def left_padding(mask: Tensor) -> Tensor:
+    """(B,): the zeros that a mask (B, T) starts with."""
+    return (mask.bool().cumsum(1) == 0).sum(1)
+
+
+class Running(threading.local):
+    """The pass of each thread, and the last one of any."""
+
+    def __init__(self, last: list[Pass]) -> None:
+        # Every thread runs this with the same list.
+        self.last = last
+        self.current: Pass | None = None
+        self.call: Mapping[str, Any] | None = None
+        """Arguments of the model, until its decoder starts."""
+
+    def __deepcopy__(self, memo: Any) -> Running:
+        return Running([Pass()])
+
+    def __reduce__(self) -> Any:
+        return Running, ([Pass()],)
+
+    def start(self, started: Pass) -> None:
+        self.current = self.last[0] = started
+
+    @property
+    def now(self) -> Pass:
+        return self.last[0] if self.current is None else self.current
+
+    def forget(self, record: Record) -> None:
+        """Record nothing more, and hold on to nothing that was."""
+        for each in (self.current, self.last[0]):
+            if each is not None and each.record is record:
+                each.record = None
