@@ -83,18 +83,10 @@ def base_of(name: str) -> str:
     raise ValueError(f"attention: adapters run on {', '.join(NAMES)}, and this model is set to {name!r}")
 
 
-class _Config:
-    def __init__(self, config: Any, implementation: str):
-        self.__dict__.update(_config=config, _attn_implementation=implementation)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._config, name)
-
-
 def _stock(name: str, module: nn.Module) -> tuple[Base, Any]:
     """The function that transformers would have called, and the module as it would have seen it."""
     # Only flash asks which of its kinds it is.
-    seen = Seen(module, config=_Config(module.config, name)) if "flash" in name else module
+    seen = Seen(module, config=internals.ConfigFor(module.config, name)) if "flash" in name else module
     return internals.stock_attention(name, module), seen
 
 

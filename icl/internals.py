@@ -201,6 +201,16 @@ def set_attention(config: Any, name: str) -> None:
         )
 
 
+class ConfigFor:
+    """A configuration that asks for another implementation of attention, and is the same otherwise."""
+
+    def __init__(self, config: Any, implementation: str):
+        self.__dict__.update(_config=config, _attn_implementation=implementation)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._config, name)
+
+
 def scaling_of(module: nn.Module, query: Tensor, kwargs: Mapping[str, Any], model: nn.Module) -> float:
     """What scores are multiplied by, as the layer hands it to attention."""
     given = kwargs.get(SCALING)

@@ -176,8 +176,8 @@ def _positions(
     positions, (batch, length) = given.get(internals.POSITIONS), told["tokens"].shape[:2]
     if internals.POSITIONS not in internals.parameters_of(internals.forward_of(type(decoder))):
         return None
-    if positions is not None and (prompt is not None or positions.ndim != 2 or len(positions) > 1):
-        return None
+    if positions is not None and (positions.ndim != 2 or len(positions) > 1):
+        return None  # a row of their own for each, or places in an image
     if prompt is not None:
         padding = prompt.padding
         padding = None if padding is None else padding.repeat_interleave(batch // len(padding))
@@ -189,8 +189,15 @@ def _positions(
     device = told["tokens"].device
     counted = torch.arange(past, past + length, device=device)
     if positions is not None:
-        if not bool((positions[0] - positions[0, :1] == counted - counted[0]).all()):
-            return None  # of a single row, counted from its first token already
+        if batch == 1:  # may be its own, counted from its first token
+            same = prompt.counts_padding if prompt is not None and length == 1 else None
+            same = bool((positions[0] - counted == positions[0, 0] - past).all()) if same is None else same
+            if prompt is not None:
+                prompt.counts_padding = same
+            elif length == 1:
+                same = int(positions) == past
+            if not same:
+                return None
         counted = positions[0]
     return (counted - padding.to(device)[:, None]).clamp(min=0)
 

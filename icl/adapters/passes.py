@@ -82,7 +82,7 @@ class Local:
             )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prompt:
     """Where the prompts of a batch end, in places that count what is in the cache: known to ``generate``."""
 
@@ -91,6 +91,8 @@ class Prompt:
     """(B,), of prompts that are padded on the right; ``None`` where all end in their last place."""
     padding: Tensor | None = None
     """(B,), tokens of padding on the left; ``None`` for none."""
+    counts_padding: bool | None = None
+    """Whether the positions that a single row came with count its padding, once a pass of several tokens has shown."""
 
     @staticmethod
     def of(length: int, mask: Tensor | None) -> Prompt:
