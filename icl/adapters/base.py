@@ -28,6 +28,8 @@ class Layer(nn.Module):
 
     sees_rotation = False
     """Whether the layer looks at queries or keys by themselves, and so sees the positions that they were rotated by."""
+    needs_end = False
+    """Whether the layer acts at the end of the prompt alone, so that a pass must know where that is."""
     places: frozenset[Place] = frozenset()
     """What the layer hooks itself, and has to be reached in every pass that uses it."""
 

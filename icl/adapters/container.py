@@ -157,7 +157,7 @@ class Adapters(nn.Module):
             raise ValueError("use: give names for all requests, or rows with one choice a request, not both")
         else:
             requests = self._checked([(row,) if isinstance(row, str) else tuple(row or ()) for row in rows])
-        with self.local.setting("requests", requests):
+        with self.local.setting("requests", requests, by="use"):
             yield
 
     def off(self) -> Any:
@@ -173,7 +173,7 @@ class Adapters(nn.Module):
         """
         if length < 1:
             raise ValueError(f"prompt: length must be at least 1, got {length}")
-        with self.local.setting("prompt", Prompt(length), elsewhere=False):
+        with self.local.setting("prompt", Prompt(length)):
             yield
 
     def remove(self, name: str) -> None:
@@ -273,7 +273,7 @@ class Adapters(nn.Module):
     ) -> Iterator[Record]:
         """What the layers put out in the passes inside the block: see :class:`Record`. The last pass stays."""
         kept = Record(hidden, heads, attention)
-        with self.local.setting("record", kept, elsewhere=False):
+        with self.local.setting("record", kept):
             try:
                 yield kept
             finally:

@@ -124,6 +124,7 @@ class LastToken(Layer):
     cache; or from :meth:`Adapters.prompt`. Passes of which none of these tells raise ``ValueError``.
     """
 
+    needs_end = True
     vector: Tensor
 
     def __init__(self, width: int):
@@ -135,12 +136,6 @@ class LastToken(Layer):
         """(B, D), float32, to the same."""
 
     def residual(self, hidden: Tensor, step: Pass) -> Tensor:
-        if step.unplaced is not None:
-            raise ValueError(
-                f"adapters: a vector acts at the last token of the prompt, and where that is cannot be told: "
-                f"{step.unplaced}. Give generate the whole prompt and an empty cache, or say `with "
-                "adapters.prompt(length)` around passes by hand"
-            )
         if step.end is None:
             return hidden
         step.acted = True

@@ -90,7 +90,7 @@ class HierarchyBias(Adapter):
         """
         _check(points, segments)
         prompt = _Prompt(_relation(points, self.config), segments)
-        with self._adapters.local.setting(self.key, prompt):
+        with self._adapters.local.setting(self.key, prompt, by="demonstrations"):
             yield
 
 

@@ -86,7 +86,7 @@ def _generate(adapters: Adapters, generate: Callable[..., Any], *args: Any, **kw
         prompt = Prompt(1)
     else:
         prompt = Prompt.of(tokens.shape[1], kwargs.get(internals.MASK))
-    with adapters.local.setting("prompt", prompt, elsewhere=False):
+    with adapters.local.setting("prompt", prompt):
         return generate(*args, **kwargs)
 
 
@@ -141,8 +141,14 @@ def _start(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict[str, A
     if call is None and prompt is None:
         # It may have had labels, which say where the prompt ends.
         started.unplaced = "the decoder was called past its model: attach to what wraps it (peft's get_peft_model)"
-    rotated = any(layer.sees_rotation for layers in started.plan for layer, _ in layers)
-    return _positions(module, given, started.past, prompt, told) if rotated else None
+    used = [layer for layers in started.plan for layer, _ in layers]
+    if started.unplaced is not None and any(layer.needs_end for layer in used):
+        raise ValueError(
+            f"adapters: a vector acts at the last token of the prompt, and where that is cannot be told: "
+            f"{started.unplaced}. Give generate the whole prompt and an empty cache, or say `with "
+            "adapters.prompt(length)` around passes by hand"
+        )
+    return _positions(module, given, started.past, prompt, told) if any(e.sees_rotation for e in used) else None
 
 
 # What a pass starts with is read from where a compiled graph cannot look.

@@ -35,8 +35,9 @@ class Local:
 
     def __init__(self) -> None:
         self._number = next(_NUMBERS)
-        # One entry for each block that is open in any thread and changes what a pass computes.
-        self._open: list[str] = []
+        # Of each block that is open in any thread and that a pass elsewhere may have been meant for, the value's name
+        # and who opened it.
+        self._open: list[tuple[str, str]] = []
 
     def __deepcopy__(self, memo: Any) -> Local:
         return Local()
@@ -55,18 +56,18 @@ class Local:
         _VALUES.set({**_VALUES.get(), (self._number, name): value})
 
     @contextmanager
-    def setting(self, name: str, value: Any, elsewhere: bool = True) -> Iterator[None]:
-        """``value`` inside the block. With ``elsewhere``, :meth:`check` refuses threads that have not said theirs."""
+    def setting(self, name: str, value: Any, by: str | None = None) -> Iterator[None]:
+        """``value`` inside the block. ``by`` is the method that :meth:`check` asks other threads to call as well."""
         key = (self._number, name)
         had, before = self.has(name), self.get(name)
         self.assign(name, value)
-        if elsewhere:
-            self._open.append(name)
+        if by is not None:
+            self._open.append((name, by))
         try:
             yield
         finally:
-            if elsewhere:
-                self._open.remove(name)
+            if by is not None:
+                self._open.remove((name, by))
             rest = {k: v for k, v in _VALUES.get().items() if k != key}
             _VALUES.set({**rest, key: before} if had else rest)
 
@@ -75,10 +76,11 @@ class Local:
 
         Whoever starts ``generate`` in a thread of its own, to stream from it, expects the choice made around it.
         """
-        if self._open and not any(number == self._number for number, _ in _VALUES.get()):
+        elsewhere = list(self._open)
+        if elsewhere and not any(self.has(name) for name, _ in elsewhere):
             raise RuntimeError(
-                f"adapters: {self._open[0]} was called in another thread or task, and holds there alone: call it in "
-                "the one that runs the model, around the call"
+                f"adapters: `{elsewhere[0][1]}` holds in the thread or task that called it, which is another one: call "
+                "it in the one that runs the model, around that call"
             )
 
 

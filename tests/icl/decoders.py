@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     GenerationConfig,
+    LlamaModel,
     PreTrainedModel,
 )
 
+from icl import internals
 from icl.adapters import (
     AdapterConfig,
     Adapters,
@@ -85,6 +88,9 @@ HYBRIDS = {
     if name in FAMILIES
 }
 """And which of their four layers have softmax attention."""
+
+CACHE = next(name for name in internals.CACHES if name in inspect.signature(LlamaModel.forward).parameters)
+"""What this release calls the cache among the arguments of a model."""
 
 AT_THE_END: tuple[AdapterConfig, ...] = (TaskVectorConfig(layers=(1,)), FunctionVectorConfig(layers=(1,)))
 ROTATED: tuple[AdapterConfig, ...] = (HyperICLConfig(), HiFICLConfig(), MimICConfig())

@@ -24,9 +24,8 @@ from icl import attention, internals
 from icl.adapters import AdapterConfig, HiFICLConfig, HyperICLConfig, LIVEConfig, TaskVectorConfig, attach, attached
 from icl.internals import IncompatibleModelError
 from tests.icl import decoders
+from tests.icl.decoders import CACHE
 
-CACHE = next(name for name in internals.CACHES if name in inspect.signature(LlamaModel.forward).parameters)
-"""What this release calls it."""
 METHODS: tuple[AdapterConfig, ...] = (
     HyperICLConfig(), HiFICLConfig(), LIVEConfig(), TaskVectorConfig(layers=(1,)),
 )  # fmt: skip
