@@ -224,6 +224,13 @@ def scaling_of(module: nn.Module, query: Tensor, kwargs: Mapping[str, Any], mode
     return usual
 
 
+def window_of(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> int | None:
+    """How far back a query sees, of flash attention, which takes it beside the mask."""
+    if "sliding_window" not in parameters_of(function):
+        raise IncompatibleModelError(f"attention: {function!r} takes no sliding_window; use sdpa. {_TESTED}")
+    return kwargs.get("sliding_window")
+
+
 def is_self_attention(module: nn.Module) -> bool:
     # Whatever is_causal says: that of PaliGemma, which sees its prompt both ways, is False. Cross-attention has none,
     # or says what it is.

@@ -200,7 +200,7 @@ class Scores:
         return output[:, -T:], None if weights is None or weights.ndim < 4 else weights[:, :, -T:, n:]
 
     def _flash_mask(self, mask: Tensor | None, rows: Tensor | None, n: int) -> Tensor | None:
-        window = self.kwargs.get("sliding_window")
+        window = internals.window_of(self.base, self.kwargs)
         if window is not None and window < self.key.shape[2]:
             raise ValueError(
                 f"attention: virtual keys are out of sight in a window of {window} with {self.key.shape[2]} keys under "

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from icl import internals
 from icl.adapters import Adapters, attached
 from icl.embed import digest
 from icl.objective import Objective, Query, Seen
@@ -170,7 +171,7 @@ def fingerprint(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if id(parameter) in ours or name.startswith("icl_"):
             continue
-        flat = parameter.detach().reshape(-1)
+        flat = internals.value_of(model, name).detach().reshape(-1)
         shapes.append([str(parameter.dtype), *parameter.shape])
         values.append(flat[:: max(1, len(flat) // _VALUES)][:_VALUES].double().cpu())
     return digest(json.dumps([type(model).__name__, shapes]).encode() + torch.cat(values).numpy().tobytes())
