@@ -161,6 +161,10 @@ class DistillTrainer(Trainer):
                 p.requires_grad_(True)
             del self.adapters.model._modules[_NAME]
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Of what is trained: Trainer goes through the whole model for it, twice, and the base has no gradients."""
+        return self.accelerator.clip_grad_norm_(self._parameters, self.args.max_grad_norm)
+
     # What is trained on.
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -200,8 +204,9 @@ class DistillTrainer(Trainer):
         if model.training:
             self._logged += shares.detach()
             self._steps += 1 / self.current_gradient_accumulation_steps
-        # DDP waits for a gradient of every parameter, also of those that this objective does not reach
-        loss = loss + 0 * sum(p.sum() for p in self._parameters)
+        if self.accelerator.num_processes > 1:
+            # DDP waits for a gradient of every parameter, also of those that this objective does not reach
+            loss = loss + 0 * sum(p.sum() for p in self._parameters)
         return (loss, student) if return_outputs else loss
 
     def _terms(
@@ -209,7 +214,8 @@ class DistillTrainer(Trainer):
     ) -> tuple[Tensor, Seen]:
         """The terms of the objective, in its order, and what the student puts out."""
         # Not for the length of the pass alone: with checkpointing, the backward runs layers again.
-        self.adapters.activate(self.adapter)
+        if self.adapters.active != (self.adapter,):
+            self.adapters.activate(self.adapter)
         self.losses.train(model.training)
         teacher = self.teacher(self.adapters.model, inputs, query) if self.objective.needs_teacher else None
         logits = logits or self.objective.ce > 0 or self.objective.logits > 0
