@@ -99,7 +99,8 @@ class Collator:
             batch[role] = inputs
             batch[f"{role}_positions"] = (ends - tails + columns) * aligned
             if role == "teacher":
-                batch["digest"] = [self._digest(row, prompt) for row, prompt in zip(rows, prompts)]
+                reads = self.processor.image_processor.to_json_string()
+                batch["digest"] = [digest(repr((row, prompt.contents, reads))) for row, prompt in zip(rows, prompts)]
         return batch
 
     def prompts(self, examples: Sequence[Example], which: Role = "student") -> dict[str, Any]:
@@ -203,9 +204,6 @@ class Collator:
                 for i, span in enumerate(spans):
                     inputs[name][i, span] = value[i, places[i][sources[i]]]
         return inputs
-
-    def _digest(self, row: list[int], prompt: Prompt) -> str:
-        return digest(repr((row, prompt.contents, self.processor.image_processor.to_json_string())))
 
 
 def _rows(out: Mapping[str, Any]) -> list[list[int]]:
