@@ -31,6 +31,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 """Options of :func:`icl.select.select`. Without TopK-CLIP: it compares texts too, and these queries have none."""
 _DIM, _EPOCHS = 16, 5
+# At a time: what the layers make of more is slower to reach.
+_PROMPTS = 40
 # On the disk.
 _SHOWN, _ASKED, _NEIGHBOURS = 300, 3, 4
 
@@ -59,11 +61,15 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
     with torch.no_grad():
         points = lift(asked[chosen])
     given = Queries(points, asked[chosen], ids=[f"held-out-{i}" for i in chosen.tolist()])
+    with torch.inference_mode():
+        seen, shown = (encode(model, images.pixel_values(split.pixels)) for split in (train, held))
     accuracy = {}
     for name, options in STRATEGIES.items():
         for k in shots:
             found = select(bank, given, k, seed=seed, **options)
-            accuracy[f"{name}/{k}"] = _right(model, processor, train, held, found, chosen, seed)
+            pictures = torch.cat([seen[found], shown[chosen][:, None]], 1)
+            digits = train.labels[found], held.labels[chosen]
+            accuracy[f"{name}/{k}"] = _right(model, processor, pictures, *digits, seed)
     return {
         "queries": len(chosen),
         "right": accuracy,
@@ -94,20 +100,20 @@ def _export(folder: Path, split: images.Images) -> list[Path]:
 
 
 @torch.inference_mode()
-def _right(
-    model: Any, processor: Any, train: images.Images, held: images.Images, found: Tensor, chosen: Tensor, seed: int
-) -> int:
-    """Right answers, where each query has words for the digits that are drawn for it alone (docs/testbed.md)."""
+def _right(model: Any, processor: Any, pictures: Tensor, shown: Tensor, asked: Tensor, seed: int) -> int:
+    """Right answers, where each query has words for the digits that are drawn for it alone (docs/testbed.md).
+
+    ``pictures`` (N, k + 1, tokens, width) are what the model sees of k demonstrations, which show the digits ``shown``
+    (N, k), and of the query, which shows ``asked`` (N,).
+    """
     layout = Layout.chat(processor, "image")
     words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
     generator = torch.Generator().manual_seed(seed)
-    names = words[torch.rand(len(chosen), len(words), generator=generator).argsort(1)[:, :10]]
-    labels = names.gather(1, train.labels[found])
-    seen, asked = (encode(model, images.pixel_values(split.pixels)) for split in (train, held))
-    ids = prompts(layout, labels, processor.tokenizer.bos_token_id)
-    pictures = torch.cat([seen[found], asked[chosen][:, None]], 1).flatten(0, 2)
-    answers = logits(model, ids, pictures)[:, -1].argmax(-1)
-    return int((answers == names.gather(1, held.labels[chosen][:, None])[:, 0]).sum())
+    names = words[torch.rand(len(asked), len(words), generator=generator).argsort(1)[:, :10]]
+    ids = prompts(layout, names.gather(1, shown), processor.tokenizer.bos_token_id)
+    parts = zip(ids.split(_PROMPTS), pictures.split(_PROMPTS))
+    answers = torch.cat([logits(model, rows, seen.flatten(0, 2))[:, -1].argmax(-1) for rows, seen in parts])
+    return int((answers == names.gather(1, asked[:, None])[:, 0]).sum())
 
 
 def _disk(
