@@ -64,7 +64,7 @@ def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, A
     _write(told, out)
     clock = _Clock(told, out, on_step)
     if all(fitted):
-        fit_examples(adapters, processor, examples["train"], examples.get("dev"))
+        fit_examples(adapters, Collator(processor), examples["train"], examples.get("dev"))
     else:
         told |= _train(run, model, processor, examples, out, clock)
     adapters.save_pretrained(out)

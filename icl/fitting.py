@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ProcessorMixin
 
 from icl.adapters import Adapters, fit
 from icl.examples import Example
@@ -18,14 +17,13 @@ from icl.splits import Examples
 _BATCH = 16
 
 
-def fit_examples(adapters: Adapters, processor: ProcessorMixin, train: Examples, dev: Examples | None = None) -> None:
+def fit_examples(adapters: Adapters, collator: Collator, train: Examples, dev: Examples | None = None) -> None:
     """Set the vectors of the adapter "default" (:func:`icl.adapters.fit`).
 
     Those that are chosen by answers are chosen by ``dev``, or by ``train`` if there is none. For a function vector its
     demonstrations get each other's answers.
     """
     # prompts of the collator are padded after their end, where no token sees it
-    collator = Collator(processor)
     device = adapters.model.device
     rows = [train[i] for i in range(len(train))]
     teacher, student = [], []

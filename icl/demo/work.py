@@ -100,12 +100,13 @@ def adapter_of(folder: Path, job: Job) -> Path:
 
 def _vector(job: Job, ground: Ground) -> Outcome:
     started = perf_counter()
-    model, processor = load(BASES[job.seed])
-    adapters = attach(model, job.what)
+    adapters = attach(ground.model, job.what)
     train, dev = (examples(job.task, split, job.seed) for split in ("train", "dev"))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(job.seed))[:_READ].tolist()
-    fit_examples(adapters, processor, [train[i] for i in order], dev[:: len(dev) // _CHOOSE])
-    return Outcome(ground.answers(model=model), 0, perf_counter() - started, ())
+    fit_examples(adapters, ground.collator, [train[i] for i in order], dev[:: len(dev) // _CHOOSE])
+    correct = ground.answers()
+    adapters.detach()
+    return Outcome(correct, 0, perf_counter() - started, ())
 
 
 @torch.no_grad()

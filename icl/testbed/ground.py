@@ -45,21 +45,32 @@ def _pictures(split: str) -> list[Image.Image]:
     return [Image.fromarray(pixels.numpy()).convert("RGB") for pixels in images.split(split).pixels]
 
 
-class Embedded(Collated):
-    """Examples of the testbed as ``collator`` makes them, with embeddings in the place of tokens and images."""
+class Embedding(Collator):
+    """What a collator makes, with embeddings in the place of tokens and images: ``embed`` has those of each prompt."""
 
-    def __init__(self, examples: Sequence[Example], collator: Collator, embed: Callable[[Any, Any], Any]):
-        super().__init__(examples, collator)
+    def __init__(self, processor: Any, embed: Callable[[Any, Any], dict[str, Any]], teacher: bool = True):
+        super().__init__(processor, teacher=teacher)
         self.embed = embed
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        batch = super().__call__(examples)
+        for role in ("teacher", "student"):
+            if role in batch:
+                batch[role] = self.embed([getattr(example, role) for example in examples], batch[role])
+        return batch
+
+    def prompts(self, examples: Sequence[Example], which: Role = "student") -> dict[str, Any]:
+        inputs = super().prompts(examples, which)
+        return self.embed([getattr(example, which) for example in examples], inputs)
+
+
+class Together(Collated):
+    """Examples that are collated many at a time, which is faster than one by one."""
 
     def __getitem__(self, index: int) -> Batch:
         if index not in self._made:
             start = index - index % _TOGETHER
-            rows = self.examples[start : start + _TOGETHER]
-            batch = self.collator(rows)
-            for role in ("teacher", "student"):
-                if role in batch:
-                    batch[role] = self.embed([getattr(example, role) for example in rows], batch[role])
+            batch = self.collator(rows := self.examples[start : start + _TOGETHER])
             self._made.update((start + i, _row(batch, i)) for i in range(len(rows)))
         return self._made[index]
 
@@ -80,7 +91,7 @@ def _row(batch: Batch, i: int) -> Batch:
 class Ground:
     """A task on base ``BASES[seed]``. ``seed`` is also what the task hides.
 
-    ``model`` has no vision tower: it takes what :meth:`embed` makes.
+    ``model`` has no vision tower: it takes what ``collator`` makes.
     """
 
     def __init__(self, task: str, seed: int):
@@ -91,13 +102,13 @@ class Ground:
             self._features = _features(self.model)
         # Each step goes through all modules several times: those that have done their work need not be there.
         del self.model.model.vision_model, self.model.model.connector
-        self.collator = Collator(_blind(self.processor))
+        self.collator = Embedding(_blind(self.processor), self._embed)
         self.teachers: dict[str, States] = {}
         """What teachers make of their prompts, which is the same in all trials."""
-        self._shown: dict[Any, Embedded] = {}
+        self._shown: dict[Any, Together] = {}
         self._asked: dict[Role, Any] = {}
 
-    def shown(self, key: Any, chosen: Callable[[], list[Example]], teacher: bool) -> Embedded:
+    def shown(self, key: Any, chosen: Callable[[], list[Example]], teacher: bool) -> Together:
         """What ``chosen`` gives, collated once for all trials of the same ``key``."""
         if (key, True) in self._shown:  # more than is wanted does no harm
             return self._shown[key, True]
@@ -105,29 +116,27 @@ class Ground:
             rows = chosen()
             if not teacher:  # no need to read what nobody looks at
                 rows = [dataclasses.replace(example, teacher=example.student) for example in rows]
-            self._shown[key, teacher] = Embedded(rows, Collator(self.collator.processor, teacher=teacher), self.embed)
+            self._shown[key, teacher] = Together(rows, Embedding(self.collator.processor, self._embed, teacher))
         return self._shown[key, teacher]
 
     @cached_property
     def test(self) -> list[Example]:
         return examples(self.task, "test", self.seed)
 
-    def answers(self, prompt: Role = "student", model: Any = None) -> tuple[bool, ...]:
-        """Whether ``model``, by default the ground's as it is, answers each query of the test split rightly."""
-        model = self.model if model is None else model
+    def answers(self, prompt: Role = "student") -> tuple[bool, ...]:
+        """Whether the model, as it is, answers each query of the test split rightly."""
         if prompt not in self._asked:
             # the other prompt of an example is not asked for, and reading it takes as long
             rows = [dataclasses.replace(e, teacher=getattr(e, prompt), student=getattr(e, prompt)) for e in self.test]
-            messages = [example.student for example in rows]
-            self._asked[prompt] = self.embed(messages, self.collator.prompts(rows))
-        config = greedy(model.generation_config)
+            self._asked[prompt] = self.collator.prompts(rows)
+        config = greedy(self.model.generation_config)
         config.update(max_new_tokens=1)
-        generated = model.generate(**self._asked[prompt], generation_config=config)
+        generated = self.model.generate(**self._asked[prompt], generation_config=config)
         said = self.processor.batch_decode(generated[:, -1:], skip_special_tokens=True)
         return tuple(word.strip() == example.answer for word, example in zip(said, self.test))
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[Sequence[Any]], inputs: dict[str, Any]) -> dict[str, Any]:
+    def _embed(self, prompts: Sequence[Sequence[Any]], inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs of the model for these prompts, with embeddings for tokens and images."""
         shown = [part["image"] for messages in prompts for m in messages for part in m["content"] if "image" in part]
         features = torch.stack([self._features[id(picture)] for picture in shown])
