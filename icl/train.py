@@ -161,10 +161,6 @@ class DistillTrainer(Trainer):
                 p.requires_grad_(True)
             del self.adapters.model._modules[_NAME]
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Of what is trained: Trainer goes through the whole model for it, twice, and the base has no gradients."""
-        return self.accelerator.clip_grad_norm_(self._parameters, self.args.max_grad_norm)
-
     # What is trained on.
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:

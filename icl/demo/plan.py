@@ -192,4 +192,6 @@ def _training(kind: Kind, trial: Trial, seed: int) -> Job:
 
 
 FULL = Plan()
+STANDARD = Plan("standard", seeds=(1,))
+"""One training of the base, and every trial as long as it takes. Marks are of three, which is for ``FULL`` to judge."""
 QUICK = Plan("quick", seeds=(1,), ablations=ABLATIONS[:4], ablation_seeds=(1,), steps=60, shots=(1, 4, 16), rounds=9)

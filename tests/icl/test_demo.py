@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from icl.cli import app
 from icl.demo import page, tables
-from icl.demo.plan import FULL, QUICK, Job, Plan
+from icl.demo.plan import FULL, QUICK, STANDARD, Job, Plan
 from icl.demo.run import grouped, run
 from icl.demo.selection import STRATEGIES
 from icl.demo.work import file_of, read, write
@@ -134,13 +134,15 @@ def test_ablations_are_those_of_the_methods() -> None:
 
 
 def test_jobs() -> None:
-    for plan in (FULL, QUICK, TINY):
+    for plan in (FULL, STANDARD, QUICK, TINY):
         jobs = plan.jobs()
         assert len({job.key for job in jobs}) == len(jobs)
         together = grouped(jobs)
         assert sorted(job.key for group in together for job in group) == sorted(job.key for job in jobs)
         assert all(len({(job.task, job.seed) for job in group}) == 1 for group in together)
     assert len(FULL.seeds) == 3
+    # one base of three, and nothing else less
+    assert replace(FULL, name=STANDARD.name, seeds=(1,)) == STANDARD
     job = next(job for job in FULL.jobs() if job.kind == "trial")
     assert job.fingerprint == replace(job, cost=1.0).fingerprint
     others = [replace(job, seed=2), replace(job, what=replace(job.what, steps=3)), replace(job, task="parity")]
@@ -190,6 +192,13 @@ def test_page_of_a_cut_plan_judges_nothing(tmp_path: Path) -> None:
     assert 'class="yes"' not in text
     assert 'class="no"' not in text
     assert f"{QUICK.steps} of 400 steps" in text
+
+
+def test_page_of_one_base_leaves_marks_to_three(tmp_path: Path) -> None:
+    text = written(STANDARD, tmp_path)
+    assert "Marks are of three trainings: icl demo --full judges them." in text
+    assert 'class="yes"' not in text
+    assert len(json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["ablations"]) == len(FULL.ablations)
 
 
 def test_names_are_no_markup(tmp_path: Path) -> None:
@@ -244,23 +253,30 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     assert (tmp_path / "banks" / "base" / "demonstrations" / "demonstrations.jsonl").exists()
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("options", "chosen"), [([], STANDARD), (["--full"], FULL), (["--quick"], QUICK)])
+def test_command(options: list[str], chosen: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no bar can be drawn, each tenth is a line."""
 
     def invent(plan: Plan, folder: Path, progress: Callable[[Job, float], None]) -> dict[Job, Any]:
-        assert (plan, folder) == (FULL, tmp_path / "full")
+        assert (plan, folder) == (chosen, tmp_path / chosen.name)
         for job in plan.jobs():
             for _ in range(7):  # sevenths add up to a little less
                 progress(job, job.cost / 7)
         return {job: invented(job) for job in plan.jobs()}
 
     monkeypatch.setattr("icl.demo.run.run", invent)
-    said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
+    said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *options])
     assert said.exit_code == 0, said.output
     assert said.stdout == f"{tmp_path / 'report.html'}\n"
     assert (tmp_path / "report.html").exists()
     tenths = [int(percent) for percent in re.findall(r"^(\d+) %, \w+: ", said.stderr, re.MULTILINE)]
     assert tenths == list(range(10, 101, 10))
+
+
+def test_plans_exclude_each_other(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--full", "--quick"])
+    assert said.exit_code == 2
+    assert "exclude each other" in said.output
 
 
 def test_help() -> None:
