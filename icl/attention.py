@@ -69,6 +69,10 @@ def put(module: nn.Module, site: Site) -> None:
     module.__dict__[_SITE] = site
 
 
+def stands(module: nn.Module) -> bool:
+    return _SITE in module.__dict__
+
+
 def remove(module: nn.Module) -> Site | None:
     """Who had been put there."""
     site: Site | None = module.__dict__.pop(_SITE, None)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from icl import internals
 from icl.adapters import Adapters, attached
 from icl.adapters.decoder import Decoder
 from icl.answers import exact_match, vqa_accuracy
@@ -172,16 +173,17 @@ class Evaluation:
         config.update(max_new_tokens=self.max_new_tokens, eos_token_id=self._ends(way.examples[0]))
         if config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id
-        with self._evaluating(), self._use(way.adapter):
-            for batch in _batches(way.examples, self.batch_size):
-                for example in batch:
-                    _references(example)
-                inputs = self._prompts(batch, way.prompt)
+        for batch in _batches(way.examples, self.batch_size):
+            for example in batch:
+                _references(example)
+            inputs = self._prompts(batch, way.prompt)
+            # not around the yield, which would leave the choice to whoever takes the answers
+            with self._evaluating(), self._use(way.adapter):
                 out = self.model.generate(**inputs, generation_config=config)
-                texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-                if progress is not None:
-                    progress(len(batch))
-                yield from zip(batch, (text.strip().partition("\n")[0].strip() for text in texts))
+            texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            if progress is not None:
+                progress(len(batch))
+            yield from zip(batch, (text.strip().partition("\n")[0].strip() for text in texts))
 
     def _scores(self, said: Sequence[str], references: References) -> dict[str, Score]:
         return {name: METRICS[name](said, references) for name in self.metrics}
@@ -262,7 +264,7 @@ class Evaluation:
             for part in adapters[way.adapter]:
                 tensors = {name: t.detach().cpu().contiguous() for name, t in part.state_dict().items()}
                 weights += [part.config.to_dict(), digest(save(tensors))]
-        base = Decoder(self.model).fingerprint()
+        base = Decoder(internals.unwrapped(self.model)[-1]).fingerprint()
         # The first prompt and the last stand for what is written in all, and which demonstrations are shown.
         ends = [way.examples[0], way.examples[len(way.examples) - 1]]
         prompts = self.collator.prompts(ends, way.prompt)

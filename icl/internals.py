@@ -28,7 +28,8 @@ MASK, LABELS, POSITIONS = "attention_mask", "labels", "position_ids"
 # "cache" from transformers 5.24 on.
 CACHES = ("cache", "past_key_values", "cache_params")
 # Methods of a model that adapters stand in front of.
-GENERATE, SAVE = "generate", "save_pretrained"
+GENERATE, PREPARE, SAVE = "generate", "prepare_inputs_for_generation", "save_pretrained"
+PACKED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 # Arguments of every attention function, by keyword or in this order, and how a scaling is called.
 ATTENTION_ARGUMENTS = ("module", "query", "key", "value", "attention_mask")
 SCALING = "scaling"
@@ -138,6 +139,16 @@ def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     return {**dict(zip(names, args)), **kwargs}
 
 
+def arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a function is called with, by name, those included that it takes as further keywords."""
+    signature = inspect.signature(function)
+    bound = signature.bind_partial(*args, **kwargs).arguments
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            bound |= bound.pop(name, {})
+    return dict(bound)
+
+
 def cache_in(values: Iterable[Any]) -> Any:
     """The cache among arguments or results, whatever it is called, or ``None``."""
     for value in values:
@@ -150,6 +161,22 @@ def outputs_of(result: Any) -> Iterable[Any]:
     if isinstance(result, Mapping):
         return result.values()
     return result if isinstance(result, tuple) else (result,)
+
+
+def generation_setting(model: Any, given: Mapping[str, Any], name: str) -> Any:
+    """A setting of ``generate``, from its arguments, the configuration among them, or the model's own."""
+    for config in (given.get("generation_config"), model.generation_config):
+        if given.get(name) is None and config is not None and getattr(config, name) is not None:
+            return getattr(config, name)
+    return given.get(name)
+
+
+def inferred_mask(model: Any, given: Mapping[str, Any], ids: Tensor) -> Tensor | None:
+    """The mask that ``generate`` takes where it is given none: all but padding, if that ends no answer as well."""
+    pad, end = (generation_setting(model, given, f"{name}_token_id") for name in ("pad", "eos"))
+    if pad is None or pad in (end if isinstance(end, list | tuple) else [end]) or isinstance(end, Tensor):
+        return None
+    return ids.ne(pad)
 
 
 def cached_tokens(cache: Cache | None) -> int:
@@ -270,11 +297,12 @@ def decoder_of(model: nn.Module) -> Any:
 def probe(model: nn.Module, decoder: nn.Module) -> None:
     """Raise :class:`IncompatibleModelError` where a class of models differs from what adapters assume."""
     kinds: tuple[Any, ...] = (type(model), type(decoder))
-    _probe_class(*kinds, has_head=getattr(model, "get_output_embeddings", lambda: None)() is not None)
+    has_head = getattr(model, "get_output_embeddings", lambda: None)() is not None
+    _probe_class(*kinds, has_head=has_head, rotates=any("rotary" in name for name, _ in decoder.named_modules()))
 
 
 @cached
-def _probe_class(model: type, decoder: type, *, has_head: bool) -> None:
+def _probe_class(model: type, decoder: type, *, has_head: bool, rotates: bool) -> None:
     _probe_forward(model, (MASK, LABELS) if has_head else (MASK,))
     _probe_forward(decoder, (MASK,))
     for name in ("sdpa", "eager"):
@@ -285,7 +313,9 @@ def _probe_class(model: type, decoder: type, *, has_head: bool) -> None:
         raise incompatible(model, f"attention functions of transformers take no {', '.join(missing)}")
     if not callable(getattr(Cache, "get_seq_length", None)):
         raise incompatible(model, "caches of transformers do not tell how many tokens they hold (get_seq_length)")
-    for method in (GENERATE,) if has_head else ():
+    if rotates and POSITIONS not in parameters_of(forward_of(decoder)):
+        raise incompatible(model, f"its decoder rotates queries and keys, and its forward takes no {POSITIONS}")
+    for method in (GENERATE, PREPARE) if has_head else ():
         if not callable(getattr(model, method, None)):
             raise incompatible(model, f"it has no method {method!r}")
 

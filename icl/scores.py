@@ -82,7 +82,15 @@ class Scores:
         return share[0][..., 0].transpose(1, 2).float()
 
     def probabilities(self) -> Tensor:
-        """softmax of the scores (B, H, T, Tk), float32, without virtual keys."""
+        """softmax of the scores (B, H, T, Tk), float32, without virtual keys.
+
+        ``ValueError`` where the model's attention changes scores by more than a scale and a mask (Gemma 2, gpt-oss).
+        """
+        if not self._known or ("flash" in self.name and self.kwargs.get("sliding_window") is not None):
+            raise ValueError(
+                f"record: attention of {type(self.module).__name__} is more than a softmax of scaled and masked scores "
+                "(softcap, sinks, a window under flash), and is not recorded"
+            )
         return softmax(self._scores(), -1)
 
     def attend(self, prefixes: Sequence[tuple[Prefix, Tensor | None]] = ()) -> tuple[Tensor, Tensor | None]:
@@ -96,9 +104,12 @@ class Scores:
     @property
     def _explicit(self) -> bool:
         """Whether scores are few: those of one token, which are computed as they are, and the cache is not copied."""
-        if self.name not in ("eager", "sdpa") or self.query.shape[2] != 1 or self.kwargs.get("dropout"):
-            return False
-        # What the function names may change its scores, unless we know better; it is left to the function then.
+        few = self.query.shape[2] == 1 and not self.kwargs.get("dropout")
+        return few and self.name in ("eager", "sdpa") and self._known
+
+    @property
+    def _known(self) -> bool:
+        """Whether :meth:`_scores` are those of the function, which may take more into account than we do."""
         named = set(internals.parameters_of(self.base)) - internals.KNOWN_TO_SCORES
         return all(self.kwargs.get(name) is None for name in named | internals.CHANGE_SCORES)
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from icl import internals
 from icl.adapters import Adapters, attached
+from icl.adapters.passes import Prompt
 from icl.embed import digest
 from icl.objective import Objective, Query, Seen
 
@@ -58,6 +59,9 @@ def observe(
         inputs["logits_to_keep"] = places if logits else 1
     hidden: bool | Tensor = positions if objective.compares_states else False
     attention = positions if objective.attention else None
+    # where the first token of the answer is read from, which labels would tell
+    prompt = Prompt(inputs["attention_mask"].shape[1], places[:, 0], masked=True)
+    stack.enter_context(adapters.local.setting("prompt", prompt))
     record = stack.enter_context(adapters.record(hidden=hidden, attention=attention))
     found: Tensor = model(**inputs, use_cache=False).logits
     if not keeps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -133,6 +133,10 @@ class Adapter(nn.Module):
 
     def at(self, index: int) -> Layer | None:
         return cast("Layer | None", self.layers._modules.get(str(index)))
+
+    def acting(self) -> Iterable[Layer]:
+        """All of its layers."""
+        return (cast(Layer, layer) for layer in self.layers.values())
 
     def install(self, adapters: Adapters) -> None:
         """Called on attaching, as :meth:`uninstall` is on removal: for methods that stand elsewhere than in layers."""

@@ -80,6 +80,11 @@ class Adapters(nn.Module):
         super().__init__()
         *wrappers, model = internals.unwrapped(model)
         decoder = Decoder(model)
+        if any(layer.attention is not None and attention.stands(layer.attention) for layer in decoder.layers):
+            raise ValueError(
+                "attach: layers of this model have adapters already, attached to a model that shares them or has this "
+                "one inside: attach to that one, or detach there first"
+            )
         attention.base_of(internals.attention_of(decoder.config))
         # Not as submodules: the model holds these, and holds us.
         self.__dict__.update(model=model, decoder=decoder)
@@ -104,6 +109,15 @@ class Adapters(nn.Module):
         if name == base:
             internals.set_attention(self.decoder.config, attention.NAMES[base])
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moved with the model, and float32 over any base: ``model.half()`` is for the base."""
+
+        def moved(value: Tensor) -> Tensor:
+            changed: Tensor = fn(value)
+            return value.to(changed.device) if changed.dtype != value.dtype else changed
+
+        return super()._apply(moved, recurse)
+
     # Which are there, and which are in use.
 
     @property
@@ -113,7 +127,7 @@ class Adapters(nn.Module):
     @property
     def active(self) -> Names | list[Names]:
         """Names in use; a list of them, one entry a request, inside ``use(rows=...)``."""
-        requests = self._chosen()
+        requests = self.requests()
         return requests[0] if len(requests) == 1 else list(requests)
 
     def __getitem__(self, name: str) -> Sequence[Adapter]:
@@ -131,6 +145,7 @@ class Adapters(nn.Module):
         for part in parts:
             part.install(self)
         self.loaded[name] = nn.ModuleList(parts)
+        self._requests = ((name,),)
         self.activate(name)
 
     def activate(self, *names: str) -> None:
@@ -173,7 +188,7 @@ class Adapters(nn.Module):
         """
         if length < 1:
             raise ValueError(f"prompt: length must be at least 1, got {length}")
-        with self.local.setting("prompt", Prompt(length)):
+        with self.local.setting("prompt", Prompt(length), by="prompt"):
             yield
 
     def remove(self, name: str) -> None:
@@ -216,10 +231,15 @@ class Adapters(nn.Module):
         if name not in self.loaded:
             raise ValueError(f"adapters: there is no {name!r}, but {', '.join(self.names) or 'none'}")
 
-    def _chosen(self) -> Sequence[Names]:
+    def requests(self) -> Sequence[Names]:
         """What is in use here, by request, without what has been removed since."""
         requests: Sequence[Names] = self.local.get("requests", self._requests)
         return [tuple(name for name in request if name in self.loaded) for request in requests]
+
+    def needs_end(self) -> bool:
+        """Whether something in use acts at the end of the prompt alone."""
+        used = {name for request in self.requests() for name in request}
+        return any(layer.needs_end for name in used for part in self[name] for layer in part.acting())
 
     # What layers see.
 
@@ -231,7 +251,11 @@ class Adapters(nn.Module):
     def new_pass(self) -> Pass:
         """A pass with what is in use here. ``ValueError`` where adapters have been frozen or moved under it."""
         self.local.check()
-        requests = self._chosen()
+        requests = self.requests()
+        if self.local.get("prompt") is not None and requests != (before := self.local.get("requests", requests)):
+            lost = {name for request in before for name in request} - set(self.names)
+            if lost:
+                raise ValueError(f"adapters: {', '.join(sorted(lost))} was removed while it was in use by generate")
         used = {name for request in requests for name in request}
         parts = [(part, name) for name in self.names if name in used for part in self[name]]
         plan = [
@@ -290,9 +314,9 @@ class Adapters(nn.Module):
         ``ValueError`` if the folder holds none, if its files do not fit each other, or if it was trained on another
         base.
         """
-        configs, tensors = storage.read(Path(path), Decoder(model))
+        configs, tensors = storage.read(Path(path), Decoder(internals.unwrapped(model)[-1]))
         with _container(model) as container:
-            before = container._chosen()
+            before = container.requests()
             container.add(configs, name)
             try:
                 storage.restore(container[name], tensors, Path(path))

@@ -71,7 +71,7 @@ def fit(
         methods = ", ".join(part.config.method for part in adapters[name])
         raise ValueError(f"fit: adapter {name!r} is {methods}, and nothing that is fitted without training")
     # Off, also because what is in use is looked up again afterwards: a method may have dropped layers.
-    with torch.no_grad(), adapters.off():
+    with torch.no_grad(), adapters.off(), adapters.local.setting("prompt", None):
         for part in parts:
             part.fit(adapters, name, prompts, progress or (lambda rows: None))
 

@@ -30,15 +30,16 @@ def install(adapters: Adapters, wrappers: list[nn.Module]) -> list[RemovableHand
     """Hooks on a model, on what wraps it, on its decoder and on the decoder's layers."""
     decoder, model = adapters.decoder.module, adapters.model
     handles = [
-        layer.module.register_forward_hook(partial(_after_layer, adapters, layer.index))
+        # before hooks that look at outputs, as those do that transformers puts there for output_hidden_states
+        layer.module.register_forward_hook(partial(_after_layer, adapters, layer.index), prepend=True)
         for layer in adapters.decoder.layers
     ]
     for module in [*wrappers, model]:
         handles.append(module.register_forward_pre_hook(partial(_before_model, adapters), with_kwargs=True))
-    handles.append(model.register_forward_hook(partial(_after_model, adapters)))
+    handles.append(model.register_forward_hook(partial(_after_model, adapters), always_call=True))
     handles.append(decoder.register_forward_pre_hook(partial(_before_decoder, adapters), with_kwargs=True))
     handles.append(decoder.register_forward_hook(partial(_after_decoder, adapters)))
-    for name, run in ((internals.GENERATE, _generate), (internals.SAVE, _save)):
+    for name, run in _METHODS.items():
         if hasattr(model, name):
             model.__dict__[name] = _Method(adapters, name, run)
     return handles
@@ -46,7 +47,7 @@ def install(adapters: Adapters, wrappers: list[nn.Module]) -> list[RemovableHand
 
 def uninstall(adapters: Adapters) -> None:
     """The methods; hooks are removed by their handles."""
-    for name in (internals.GENERATE, internals.SAVE):
+    for name in _METHODS:
         method = adapters.model.__dict__.pop(name, None)
         if isinstance(method, _Method) and method.before is not None:
             adapters.model.__dict__[name] = method.before
@@ -76,18 +77,50 @@ class _Method:
 
 
 def _generate(adapters: Adapters, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``generate``, with what only it knows: where the prompt ends, in whatever passes it is read."""
-    tokens = kwargs.get("inputs_embeds")
-    for candidate in (args[0] if args else None, kwargs.get("inputs"), kwargs.get("input_ids")):
-        if tokens is None and isinstance(candidate, Tensor):
-            tokens = candidate
-    if not isinstance(tokens, Tensor) or tokens.ndim < 2:
+    """``generate``, with what only it knows: where the prompt ends, in whatever passes it is read.
+
+    What is in use is what was when it began, until it ends.
+    """
+    adapters.local.check()
+    given = internals.arguments(generate, args, kwargs)
+    tokens = given.get("inputs_embeds")
+    for name in ("inputs", "input_ids"):
+        ids = given.get(name)
+        if tokens is None and isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point():
+            tokens = ids
+    guidance = internals.generation_setting(adapters.model, given, "guidance_scale")
+    if guidance not in (None, 1) and adapters.needs_end():
+        raise ValueError(
+            "generate: guidance_scale runs the model over a prompt of its own, and where that ends cannot be told: a "
+            "vector acts at the last token of the prompt"
+        )
+    if tokens is None:
         # as generate itself starts, from the token that begins a text
         prompt = Prompt(1)
     else:
-        prompt = Prompt.of(tokens.shape[1], kwargs.get(internals.MASK))
-    with adapters.local.setting("prompt", prompt):
+        mask = given.get(internals.MASK)
+        if mask is None and tokens.ndim == 2:
+            mask = internals.inferred_mask(adapters.model, given, tokens)
+        prompt = Prompt.of(tokens.shape[1], mask)
+    with (
+        adapters.local.setting("prompt", prompt),
+        adapters.local.setting("requests", adapters.requests()),
+    ):
         return generate(*args, **kwargs)
+
+
+def _prepare(adapters: Adapters, prepare: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What ``generate`` calls before each pass, also one that was taken from the model before adapters were there."""
+    if adapters.local.get("prompt") is None and adapters.needs_end():
+        raise ValueError(
+            "generate: it was taken from the model or its class before adapters were attached, and does not tell where "
+            "the prompt ends: call model.generate"
+        )
+    return prepare(*args, **kwargs)
+
+
+def _refuse(adapters: Adapters, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    raise ValueError("generate_batch: continuous batching packs prompts in one row, which adapters cannot tell apart")
 
 
 def _save(adapters: Adapters, save: Callable[..., Any], folder: str | Path, *args: Any, **kwargs: Any) -> Any:
@@ -102,6 +135,14 @@ def _save(adapters: Adapters, save: Callable[..., Any], folder: str | Path, *arg
     return result
 
 
+_METHODS: dict[str, Callable[..., Any]] = {
+    internals.GENERATE: _generate,
+    internals.PREPARE: _prepare,
+    internals.SAVE: _save,
+    **dict.fromkeys(internals.PACKED, _refuse),
+}
+"""Methods of a model, and what stands in front of each."""
+
 # A pass, from its start to its end.
 
 
@@ -110,8 +151,8 @@ def _before_model(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict
 
 
 def _after_model(adapters: Adapters, module: nn.Module, args: Any, output: Any) -> None:
-    if adapters.running.call is not None:
-        adapters.running.call = None
+    call, adapters.running.call = adapters.running.call, None
+    if call is not None and output is not None:  # nothing comes out where an error was raised
         raise internals.incompatible(module, "it ran without a call of its decoder")
 
 
@@ -131,10 +172,12 @@ def _start(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict[str, A
     cache = internals.cache_in(given.values())
     batch, length = tokens.shape[:2]
     started = adapters.new_pass()
-    started.past, started.cached = internals.cached_tokens(cache), cache is not None
+    started.batch, started.past, started.cached = batch, internals.cached_tokens(cache), cache is not None
     adapters.running.start(started)
-    prompt: Prompt | None = adapters.local.get("prompt")
     told = {"tokens": tokens, **_told(call or given, batch, length)}
+    prompt: Prompt | None = adapters.local.get("prompt")
+    if prompt is not None and not prompt.masked and "mask" in told:
+        prompt = Prompt.of(prompt.length, told["mask"])
     ended = getattr(cache, _ENDED, None)
     # A cache may have been emptied, or cut back to before that place.
     started.place(batch, length, prompt, told, None if ended is None or ended > started.past else ended)
@@ -142,7 +185,10 @@ def _start(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict[str, A
         # It may have had labels, which say where the prompt ends.
         started.unplaced = "the decoder was called past its model: attach to what wraps it (peft's get_peft_model)"
     used = [layer for layers in started.plan for layer, _ in layers]
-    if started.unplaced is not None and any(layer.needs_end for layer in used):
+    needs_end = any(layer.needs_end for layer in used)
+    if needs_end and _packed((call or given).get(internals.POSITIONS), told.get("mask")):
+        started.unplaced = "positions begin anew within a row, so that it holds several prompts"
+    if needs_end and started.unplaced is not None:
         raise ValueError(
             f"adapters: a vector acts at the last token of the prompt, and where that is cannot be told: "
             f"{started.unplaced}. Give generate the whole prompt and an empty cache, or say `with "
@@ -195,17 +241,34 @@ def _positions(
     device = told["tokens"].device
     counted = torch.arange(past, past + length, device=device)
     if positions is not None:
-        if batch == 1:  # may be its own, counted from its first token
-            same = prompt.counts_padding if prompt is not None and length == 1 else None
-            same = bool((positions[0] - counted == positions[0, 0] - past).all()) if same is None else same
-            if prompt is not None:
-                prompt.counts_padding = same
-            elif length == 1:
-                same = int(positions) == past
-            if not same:
-                return None
+        if batch == 1 and not _counts_padding(positions[0], counted, int(padding), past, prompt):
+            return None
         counted = positions[0]
     return (counted - padding.to(device)[:, None]).clamp(min=0)
+
+
+def _counts_padding(positions: Tensor, counted: Tensor, padding: int, past: int, prompt: Prompt | None) -> bool:
+    """Whether the positions of a single row are counted from its padding, and not from its first token."""
+    if past == 0 and len(positions) > 1:
+        # else those of the padding are all the same
+        counts = bool((positions - positions[0] == counted).all())
+        if prompt is not None:
+            prompt.counts_padding = counts
+        return counts
+    if prompt is not None and prompt.counts_padding is not None:
+        return prompt.counts_padding
+    # from 0, or in PaliGemma from 1
+    return int(positions[0]) in ((past, past + 1) if padding > 1 else (past,))
+
+
+def _packed(positions: Any, mask: Tensor | None) -> bool:
+    """Whether positions (B, T) fall within what is no padding."""
+    if not isinstance(positions, Tensor) or positions.ndim != 2 or positions.shape[1] < 2:
+        return False
+    falls = positions[:, 1:] < positions[:, :-1]
+    if mask is not None and mask.shape[1] >= positions.shape[1] and len(mask) == len(positions):
+        falls = falls & mask[:, -positions.shape[1] :][:, :-1].bool()
+    return bool(falls.any())
 
 
 def _after_layer(adapters: Adapters, index: int, module: nn.Module, args: Any, output: Any) -> Any:

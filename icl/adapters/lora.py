@@ -79,6 +79,9 @@ class LoRA(Adapter):
     def __init__(self, config: LoRAConfig, decoder: Decoder):
         super().__init__(config, decoder)
         self.targets = [(each, name) for each in config.chosen(decoder) for name in _names(each, config.targets)]
+        modules = [target.module.get_submodule(name) for target, name in self.targets]
+        if len(set(modules)) < len(modules):
+            raise ValueError("attach: LoRA found one linear map in several decoder layers, and cannot tell them apart")
         for target, name in self.targets:
             module = target.module.get_submodule(name)
             A = _Matrix(config.rank, _width(module, "in_features"))
@@ -94,8 +97,8 @@ class LoRA(Adapter):
         for target, name in self.targets:
             factors, module = self._factors(target), target.module.get_submodule(name)
             place = (f"projection {name} of {self.key}", target.index)
-            # Experts do not all run.
-            if target.attention is not None and module in set(target.attention.modules()):
+            # Of experts, which stand in lists, not all run.
+            if not any(part.isdigit() for part in name.split(".")):
                 factors.places |= {place}
             hook = partial(_add, adapters, factors, factors.projections[_key(name)], place)
             self._handles.append(module.register_forward_hook(hook))
@@ -116,6 +119,11 @@ def _add(
             x = args[0].to(pair["A"].weight.dtype)
             change = linear(linear(x, pair["A"].weight), pair["B"].weight) * factors.scale
             if rows is not None:
+                if len(output) != now.batch:
+                    raise ValueError(
+                        "use: rows cannot be told apart where a projection gets tokens of all requests in one list, as "
+                        "experts do: use one adapter for all, or LoRA on other projections"
+                    )
                 change = change.where(rows.view(-1, *[1] * (change.ndim - 1)), 0)
             return (output + change).to(output.dtype)
     return None

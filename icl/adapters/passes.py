@@ -55,12 +55,19 @@ class Local:
         """Change a value until the block that set it ends."""
         _VALUES.set({**_VALUES.get(), (self._number, name): value})
 
+    def _restore(self, name: str, had: bool, before: Any) -> None:
+        if had:
+            self.assign(name, before)
+        else:
+            _VALUES.set({key: value for key, value in _VALUES.get().items() if key != (self._number, name)})
+
     @contextmanager
     def setting(self, name: str, value: Any, by: str | None = None) -> Iterator[None]:
         """``value`` inside the block. ``by`` is the method that :meth:`check` asks other threads to call as well."""
-        key = (self._number, name)
-        had, before = self.has(name), self.get(name)
+        had, before, depth = self.has(name), self.get(name), f"depth of {name}"
+        outside = self.get(depth, 0)
         self.assign(name, value)
+        self.assign(depth, outside + 1)
         if by is not None:
             self._open.append((name, by))
         try:
@@ -68,8 +75,15 @@ class Local:
         finally:
             if by is not None:
                 self._open.remove((name, by))
-            rest = {k: v for k, v in _VALUES.get().items() if k != key}
-            _VALUES.set({**rest, key: before} if had else rest)
+            inside = self.get(depth, 0)
+            if inside > outside:  # else a block around this one has ended, and put back what was before
+                self._restore(name, had, before)
+                self._restore(depth, outside > 0, outside)
+            if by is not None and inside != outside + 1:
+                raise RuntimeError(
+                    f"adapters: a block of `{by}` ended before another one that began inside of it, and what ran in "
+                    "between had the wrong choice: generators must not yield inside of such blocks"
+                )
 
     def check(self) -> None:
         """``RuntimeError`` where a block is open in another thread or task, and none in this one.
@@ -84,7 +98,7 @@ class Local:
             )
 
 
-@dataclass
+@dataclass(eq=False)
 class Prompt:
     """Where the prompts of a batch end, in places that count what is in the cache: known to ``generate``."""
 
@@ -93,19 +107,24 @@ class Prompt:
     """(B,), of prompts that are padded on the right; ``None`` where all end in their last place."""
     padding: Tensor | None = None
     """(B,), tokens of padding on the left; ``None`` for none."""
+    masked: bool = False
+    """Whether ends and padding are known; else the masks of passes tell them."""
     counts_padding: bool | None = None
-    """Whether the positions that a single row came with count its padding, once a pass of several tokens has shown."""
+    """Whether the positions that a single row came with count its padding, once its first pass has shown."""
 
     @staticmethod
     def of(length: int, mask: Tensor | None) -> Prompt:
-        """``mask`` (B, length) says which tokens are there."""
-        if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] != length or not length:
+        """``mask`` (B, length or more) says which tokens are there; of fewer it tells the padding alone."""
+        if not isinstance(mask, Tensor) or mask.ndim != 2 or not length:
             return Prompt(length)
+        if mask.shape[1] < length:
+            padding = left_padding(mask)
+            return Prompt(length, None, padding if bool(padding.any()) else None, masked=True)
+        mask = mask[:, :length]
         ends = last_places(mask)
         padding = left_padding(mask)
-        return Prompt(
-            length, None if bool((ends == length - 1).all()) else ends, padding if bool(padding.any()) else None
-        )
+        all_end = bool((ends == length - 1).all())
+        return Prompt(length, None if all_end else ends, padding if bool(padding.any()) else None, masked=True)
 
 
 @dataclass(eq=False)
@@ -118,6 +137,8 @@ class Pass:
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What methods were told for these prompts."""
     record: Record | None = None
+    batch: int = 0
+    """Rows of this pass."""
     past: int = 0
     """Tokens in the cache before this pass."""
     end: Tensor | None = None
@@ -161,18 +182,17 @@ class Pass:
         if prompt is not None:
             self._place_in(prompt, batch, tokens, ended, device)
             return
-        if "labels" in told:
-            answered = told["labels"] != -100
-            if bool(answered.any(1).all()):
-                self.end, self.length = answered.int().argmax(1) - 1, self.past + tokens
-                return
-        if self.past == 0:
-            mask = told.get("mask")
-            self.length = tokens
-            if mask is not None and mask.shape[1] == tokens:
-                self.end = last_places(mask)
-            else:
-                self.end = torch.full((batch,), tokens - 1, device=device)
+        mask = told.get("mask")
+        whole = torch.full((batch,), tokens - 1, device=device)
+        last = last_places(mask) if mask is not None and mask.shape[1] == tokens else whole
+        if "labels" in told and bool((answered := told["labels"] != -100).any()):
+            # rows without an answer are prompts
+            self.end = torch.where(answered.any(1), answered.int().argmax(1) - 1, last)
+            self.length = self.past + tokens
+            if bool((self.end < 0).any()):
+                self.unplaced = "labels begin with the first token, and leave none to the prompt"
+        elif self.past == 0:
+            self.length, self.end = tokens, last
         elif tokens > 1:
             self.unplaced = f"{tokens} tokens follow {self.past} in the cache, and may belong to prompt or answer"
         elif ended is None:

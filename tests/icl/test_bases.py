@@ -39,6 +39,10 @@ pytestmark = [
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
+def labelled(x: dict[str, Tensor]) -> Tensor:
+    return x["input_ids"].masked_fill(torch.arange(14) < 9, -100)
+
+
 def with_peft(model: Any) -> Any:
     return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
 
@@ -65,7 +69,7 @@ def test_wrapped_bases_answer_as_the_base_does(config: AdapterConfig, wrapper: s
     adapters = decoders.fill(attach(wrapped, config))
     assert attached(wrapped) is adapters
     torch.testing.assert_close(decoders.answer(wrapped, x)[1], expected, **TOLERANCE)
-    labels = x["input_ids"].masked_fill(torch.arange(14) < 9, -100)
+    labels = labelled(x)
     with torch.no_grad():
         torch.testing.assert_close(wrapped(**x, labels=labels).loss, model(**x, labels=labels).loss, **TOLERANCE)
     adapters.detach()
@@ -79,11 +83,11 @@ def test_adapters_that_peft_has_frozen_are_not_trained_in_silence() -> None:
     expected = decoders.answer(model, x)[1]
     wrapped = with_peft(model)
     with pytest.raises(ValueError, match=r"peft has frozen them.*call get_peft_model first, then attach"):
-        wrapped(**x, labels=x["input_ids"])
+        wrapped(**x, labels=labelled(x))
     # which is no reason not to answer
     torch.testing.assert_close(decoders.answer(wrapped, x)[1], expected, **TOLERANCE)
     adapters.requires_grad_(True)
-    wrapped(**x, labels=x["input_ids"]).loss.backward()
+    wrapped(**x, labels=labelled(x)).loss.backward()
     assert all(p.grad is not None for p in adapters.parameters())
 
 
@@ -341,7 +345,7 @@ def test_a_backward_pass_in_another_thread_sees_the_pass_that_it_belongs_to() ->
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         adapters.zero_grad()
         with adapters.use("default"):
-            loss = model(**x, labels=x["input_ids"], use_cache=False).loss
+            loss = model(**x, labels=labelled(x), use_cache=False).loss
         in_thread(loss.backward)
         gradients.append([p.grad.clone() for p in adapters.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(list(adapters.parameters()))
@@ -379,3 +383,116 @@ def test_a_wrapper_that_nobody_knows_is_refused_or_calls_the_model() -> None:
     decoders.fill(attach(model, HyperICLConfig()))
     with torch.no_grad():
         assert torch.equal(Wrapped(model)(**x).logits, model(**x).logits)
+
+
+def test_blocks_that_end_out_of_order_are_an_error() -> None:
+    """As those of generators do, which yield inside of them."""
+    _, adapters = two(HyperICLConfig())
+
+    def held(name: str) -> Any:
+        with adapters.use(name):
+            yield adapters.active
+
+    a, b = held("a"), held("b")
+    assert [next(a), next(b)] == [("a",), ("b",)]
+    with pytest.raises(RuntimeError, match="ended before another one that began inside of it"):
+        a.close()
+    with pytest.raises(RuntimeError, match="ended before another one that began inside of it"):
+        b.close()
+    assert adapters.active == ()
+
+
+def test_layers_that_two_models_share_have_one_set_of_adapters() -> None:
+    model = decoders.make()
+    attach(model, HyperICLConfig())
+    with pytest.raises(ValueError, match="have adapters already, attached to a model that shares them"):
+        attach(model.model, HyperICLConfig())
+    assert attached(model.model) is None
+    attached(model).detach()  # type: ignore[union-attr]
+    attach(model.model, HyperICLConfig()).detach()
+
+
+@pytest.mark.parametrize("config", decoders.METHODS, ids=decoders.method)
+def test_adapters_stay_float32_when_their_model_does_not(config: AdapterConfig) -> None:
+    model, x = decoders.make(), decoders.prompt(2)
+    adapters = decoders.fill(attach(model, config))
+    before = {name: value.clone() for name, value in adapters.state_dict().items()}
+    for narrow in (model.bfloat16, model.half):
+        narrow()
+        assert all(torch.equal(value, before[name]) for name, value in adapters.state_dict().items())
+    model.bfloat16()
+    assert decoders.answer(model, x)[1].isfinite().all()
+
+
+def test_states_that_the_model_tells_are_those_of_its_layers() -> None:
+    """Also where it was asked for them before adapters were attached, and watches its layers since."""
+    x = decoders.prompt(2)
+    for first in (True, False):
+        model = decoders.make()
+        if first:
+            model(**x, output_hidden_states=True)
+        adapters = decoders.fill(attach(model, TaskVectorConfig(layers=(1,))))
+        vector = adapters.state_dict()["loaded.default.0.layers.1.vector"]
+        states = model(**x, output_hidden_states=True).hidden_states
+        torch.testing.assert_close(states[2][:, -1], vector.expand(2, -1))
+
+
+def test_what_is_in_use_stays_until_an_answer_ends() -> None:
+    model, adapters = two(HyperICLConfig())
+    x = decoders.prompt(2)
+    adapters.activate("a")
+    expected = decoders.answer(model, x)[1]
+
+    def during(change: Callable[[], Any]) -> Tensor:
+        calls: list[int] = []
+
+        def watch(ids: Tensor, scores: Tensor) -> Tensor:
+            calls.append(len(calls))
+            if len(calls) == 2:
+                in_thread(change)
+            return scores
+
+        return decoders.answer(model, x, logits_processor=[watch])[1]
+
+    torch.testing.assert_close(during(lambda: adapters.activate("b")), expected)
+    assert adapters.active == ("b",)
+    adapters.activate("a")
+    torch.testing.assert_close(during(lambda: attach(model, HyperICLConfig(), "c")), expected)
+    adapters.activate("a")
+    with pytest.raises(ValueError, match="a was removed while it was in use by generate"):
+        during(lambda: adapters.remove("a"))
+
+
+def test_lora_that_would_not_act_or_cannot_tell_is_refused() -> None:
+    x = decoders.prompt(2)
+    model = decoders.make()
+    decoders.fill(attach(model, LoRAConfig(targets=("up_proj",))))
+    model.model.layers[1].mlp = copy.deepcopy(decoders.make().model.layers[1].mlp)
+    with pytest.raises(ValueError, match=r"projection mlp.up_proj of lora .* decoder layer 1 ran in a way"):
+        model(**x)
+    model = decoders.make()
+    model.model.layers[2].mlp = model.model.layers[1].mlp
+    with pytest.raises(ValueError, match="found one linear map in several decoder layers"):
+        attach(model, LoRAConfig(targets=("up_proj",)))
+
+
+def test_attention_with_more_than_a_mask_is_not_recorded() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {**decoders.TEXT, "head_dim": 16, "sliding_window": 200, "attn_logit_softcapping": 1.0}
+    model: Any = Gemma2ForCausalLM(Gemma2Config(**sizes)).eval()
+    model.set_attn_implementation("eager")
+    adapters = attach(model, HyperICLConfig())
+    x = decoders.prompt(2)
+    places = torch.tensor([[13], [13]])
+    with adapters.record(attention=places), pytest.raises(ValueError, match="is more than a softmax of scaled"):
+        model(**x)
+
+
+def test_adapters_are_loaded_onto_wrapped_bases(tmp_path: Path) -> None:
+    model, x = decoders.make(), decoders.prompt(2)
+    decoders.fill(attach(model, HyperICLConfig())).save_pretrained(tmp_path)
+    expected = decoders.answer(model, x)[1]
+    wrapped = with_peft(decoders.make())
+    Adapters.from_pretrained(wrapped, tmp_path)
+    torch.testing.assert_close(decoders.answer(wrapped, x)[1], expected, **TOLERANCE)

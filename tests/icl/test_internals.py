@@ -34,7 +34,7 @@ METHODS: tuple[AdapterConfig, ...] = (
 def call(model: Any) -> None:
     """What a user does first: a pass with labels, and an answer with a cache."""
     x = decoders.prompt(2)
-    model(**x, labels=x["input_ids"], use_cache=True)
+    model(**x, labels=x["input_ids"].masked_fill(torch.arange(14) < 9, -100), use_cache=True)
     decoders.answer(model, x)
 
 

@@ -235,6 +235,84 @@ def test_padding_changes_nothing(name: str, config: AdapterConfig) -> None:
         torch.testing.assert_close(by_hand, expected[0], **TOLERANCE)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "exaone4_5"])
+@pytest.mark.parametrize("config", decoders.ROTATED, ids=decoders.method)
+def test_padding_changes_nothing_in_several_passes(name: str, config: AdapterConfig, x: dict[str, Tensor]) -> None:
+    """In chunks, with guesses, by hand, and where ``generate`` infers the mask."""
+    if name not in decoders.FAMILIES:
+        return
+    model = decoders.make(name)
+    adapters = decoders.fill(attach(model, config), scale=1.0)
+    expected, logits = decoders.answer(model, x)
+    for padding in (1, 2, 5):
+        ids = torch.cat([torch.full((1, padding), zoo.PAD), x["input_ids"]], 1)
+        padded = {"input_ids": ids, "attention_mask": (ids != zoo.PAD).long()}
+        for way in (*WAYS.values(), {"prefill_chunk_size": 3}):
+            assert torch.equal(decoders.answer(model, padded, NEW, **way)[0], expected), (padding, way)
+        assert torch.equal(decoders.answer(model, {"input_ids": ids})[0], expected)
+        # by hand, in two passes, with the positions that generate makes, or left to the model
+        positions = (padded["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        for given in ({"position_ids": positions}, {}):
+            if name == "gpt2" and not given:
+                continue  # its own base would count the padding
+            with torch.no_grad():
+                first = {key: value[:, : padding + 8] for key, value in given.items()}
+                rest = {key: value[:, padding + 8 :] for key, value in given.items()}
+                mask = padded["attention_mask"]
+                out = model(
+                    input_ids=ids[:, : padding + 8], attention_mask=mask[:, : padding + 8], **first, use_cache=True
+                )
+                cache = {CACHE: cache_in(outputs_of(out))}
+                out = model(input_ids=ids[:, padding + 8 :], attention_mask=mask, **rest, **cache)
+            torch.testing.assert_close(out.logits[:, -1], logits[0], **TOLERANCE)
+    # told the length of the prompt, masks of passes by hand count still
+    with adapters.prompt(LENGTH + 5), torch.no_grad():
+        torch.testing.assert_close(model(**padded, **{"position_ids": positions}).logits[:, -1], logits[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize("config", decoders.AT_THE_END, ids=decoders.method)
+def test_prompts_of_which_some_are_answered_or_padded_on_the_right(config: AdapterConfig) -> None:
+    model, adapters, vector = adapted(config)
+    x = decoders.prompt(2, LENGTH)
+    labels = torch.full_like(x["input_ids"], -100)
+    labels[0, 8:] = x["input_ids"][0, 8:]
+    bare = decoders.make()
+    expected = []
+    for row, end in enumerate((7, LENGTH - 1)):
+        with changed(bare, config, vector, end), torch.no_grad():
+            expected.append(bare(**x).logits[row])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**x, labels=labels).logits, torch.stack(expected), **TOLERANCE)
+    with pytest.raises(ValueError, match="labels begin with the first token"):
+        model(**x, labels=x["input_ids"])
+    x["attention_mask"][0, 8:] = 0
+    with adapters.prompt(LENGTH), torch.no_grad():
+        torch.testing.assert_close(model(**x).logits[0, :8], expected[0][:8], **TOLERANCE)
+
+
+def test_what_hides_the_end_of_a_prompt_is_refused(x: dict[str, Tensor]) -> None:
+    """Packed rows, guidance, continuous batching, and ``generate`` taken from the model before."""
+    captured = decoders.make()
+    generate = captured.generate
+    attach(captured, TaskVectorConfig(layers=(LAYER,)))
+    for call in (
+        lambda: generate(**x, max_new_tokens=2),
+        lambda: type(captured).generate(captured, **x, max_new_tokens=2),
+    ):
+        with pytest.raises(ValueError, match="taken from the model or its class before adapters were attached"):
+            call()
+    model, adapters, _ = adapted(TaskVectorConfig(layers=(LAYER,)))
+    with pytest.raises(ValueError, match="guidance_scale runs the model over a prompt of its own"):
+        model.generate(**x, guidance_scale=1.5, max_new_tokens=2)
+    packed = torch.cat([torch.arange(8), torch.arange(6)])[None]
+    with pytest.raises(ValueError, match="holds several prompts"):
+        model(input_ids=x["input_ids"], position_ids=packed)
+    with pytest.raises(ValueError, match="continuous batching packs prompts"):
+        model.generate_batch([[5, 6]])
+    with adapters.off():
+        model(input_ids=x["input_ids"], position_ids=packed)
+
+
 # Layers of another kind.
 
 
