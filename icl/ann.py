@@ -187,15 +187,18 @@ def _add(index: Index, bank: AnchorBank, rows: Tensor, progress: Callable[[int],
 def _metric() -> CompiledMetric:
     path = Path(hyperbolic.__file__).parent / "_kernels.abi3.so"
     try:
-        address = ctypes.CDLL(str(path)).hyperbolic_lorentz_metric
+        find = ctypes.CDLL(str(path)).hyperbolic_lorentz_metric
+        find.restype = ctypes.c_void_p
+        address = find()
+        if not address:
+            raise OSError(hyperbolic.kernels().reason)
     except (OSError, AttributeError) as error:
         raise BankError(
             f"an index needs the compiled kernels, which are not there ({error}): install hyperbolic with a C++ "
             "compiler, or search exactly with bank.search"
         ) from error
-    address.restype = ctypes.c_void_p
     # The kind is what the file says, and of no consequence: whoever opens it sets the metric.
-    return CompiledMetric(address(), MetricKind.L2sq, MetricSignature.ArrayArraySize)
+    return CompiledMetric(address, MetricKind.L2sq, MetricSignature.ArrayArraySize)
 
 
 # --- on disk -------------------------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> contrast_backward(const Tensor& x, co
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CPU, m) {
+  if (!usable_kernels()) return;
   m.impl("lorentz_contrast", TORCH_BOX(&contrast<0>));
   m.impl("poincare_contrast", TORCH_BOX(&contrast<1>));
   m.impl("lorentz_contrast_backward", TORCH_BOX(&contrast_backward<0>));

@@ -2,6 +2,8 @@
 #include "kernels/table.h"
 
 // The address of a function (x, y, dim): the best for this machine, so that its callers do not choose at every pair.
+// Null if there is none.
 extern "C" __attribute__((visibility("default"))) const void* hyperbolic_lorentz_metric() {
-  return reinterpret_cast<const void*>(hyperbolic::cpu::kernels().metric);
+  const hyperbolic::cpu::Kernels* kernels = hyperbolic::cpu::usable_kernels();
+  return kernels ? reinterpret_cast<const void*>(kernels->metric) : nullptr;
 }

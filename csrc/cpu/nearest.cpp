@@ -56,6 +56,7 @@ Tensor nearest(const Tensor& query, const Tensor& bank, const Tensor& c, int64_t
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CPU, m) {
+  if (!usable_kernels()) return;
   m.impl("lorentz_nearest", TORCH_BOX(&nearest<0>));
   m.impl("poincare_nearest", TORCH_BOX(&nearest<1>));
 }

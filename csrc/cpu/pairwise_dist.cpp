@@ -96,6 +96,7 @@ std::tuple<Tensor, Tensor, Tensor> pairwise_dist_backward(const Tensor& x, const
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CPU, m) {
+  if (!usable_kernels()) return;
   m.impl("lorentz_pairwise_dist", TORCH_BOX(&pairwise_dist<0>));
   m.impl("poincare_pairwise_dist", TORCH_BOX(&pairwise_dist<1>));
   m.impl("lorentz_pairwise_dist_backward", TORCH_BOX(&pairwise_dist_backward<0>));

@@ -173,6 +173,9 @@ void implement(torch::stable::detail::StableLibrary& m, std::index_sequence<op..
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CPU, m) { implement(m, std::make_index_sequence<row_operators>()); }
+STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CPU, m) {
+  if (!usable_kernels()) return;
+  implement(m, std::make_index_sequence<row_operators>());
+}
 
 }  // namespace hyperbolic::cpu

@@ -7,11 +7,12 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 CHOICES = ("reference", "baseline", "avx2", "avx512")
-"""What the environment variable ``HYPERBOLIC_KERNELS`` may name. Unset: the best that this machine runs."""
+"""What the environment variable ``HYPERBOLIC_KERNELS`` may name, best last. Unset: the best that this machine runs."""
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -36,15 +37,36 @@ def _load() -> tuple[str, str]:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        reason = str(error) if path.exists() else "the package was installed without a C++ compiler"
-        warnings.warn(f"hyperbolic: no compiled kernels, running on the reference: {reason}", RuntimeWarning, 2)
-        return "reference", reason
-    name = ctypes.CDLL(str(path)).hyperbolic_isa
-    name.restype = ctypes.c_char_p
-    isa = name().decode()
+        return _reference(str(error) if path.exists() else "the package was installed without a C++ compiler")
+    library = ctypes.CDLL(str(path))
+    used, built = _text(library.hyperbolic_isa), _text(library.hyperbolic_isas).split(":")[1].split()
+    if not wanted and not used:
+        return _reference(f"this machine does not run what the kernels were built for: {', '.join(built)}")
     if not wanted:
-        return isa, "the best that this machine runs"
-    return isa, f"HYPERBOLIC_KERNELS={wanted}" + ("" if isa == wanted else ", which this machine does not run")
+        of = "" if set(CHOICES[1:]) == set(built) else f", of those that the kernels were built for: {', '.join(built)}"
+        return used, f"the best that this machine runs{of}"
+    reason = f"HYPERBOLIC_KERNELS={wanted}"
+    if used == wanted:
+        return used, reason
+    if wanted in built:
+        reason += ", which this machine does not run"
+    else:
+        reason += f", for which they were not built, but for {', '.join(built)} (HYPERBOLIC_BUILD_CPU in setup.py)"
+    if not used:
+        return _reference(reason)
+    if wanted not in built:
+        warnings.warn(f"hyperbolic: running the {used} kernels: {reason}", RuntimeWarning, 2)
+    return used, reason
+
+
+def _text(function: Any) -> str:
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
+
+
+def _reference(reason: str) -> tuple[str, str]:
+    warnings.warn(f"hyperbolic: no compiled kernels, running on the reference: {reason}", RuntimeWarning, 3)
+    return "reference", reason
 
 
 def _load_cuda() -> str:
@@ -71,7 +93,7 @@ def kernels() -> Kernels:
 
     The compiled kernels serve CPU tensors and, where the package was installed with nvcc, CUDA tensors; any other
     device runs the reference, on its own arithmetic. The environment variable ``HYPERBOLIC_KERNELS``, read at import,
-    forces "reference" or a lower instruction set.
+    forces "reference" or a lower instruction set; of one that the kernels were not built for, a warning says so.
 
     >>> import hyperbolic
     >>> hyperbolic.kernels().cpu in ("reference", "baseline", "avx2", "avx512")

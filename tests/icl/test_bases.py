@@ -58,9 +58,16 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("config", decoders.METHODS, ids=decoders.method)
-def test_wrapped_bases_answer_as_the_base_does(config: AdapterConfig, wrapper: str) -> None:
+@pytest.mark.parametrize(
+    ("wrapper", "config"),
+    [
+        *(("peft", config) for config in decoders.METHODS),
+        # one of each kind: at the end of the prompt, in attention, and in projections
+        *((wrapper, decoders.METHODS[i]) for wrapper in ("compile", "both") for i in (0, 3, 6)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.method,
+)
+def test_wrapped_bases_answer_as_the_base_does(wrapper: str, config: AdapterConfig) -> None:
     torch._dynamo.reset()
     model, x = decoders.make(), decoders.prompt(2)
     decoders.fill(attach(model, config))

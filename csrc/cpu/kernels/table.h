@@ -113,7 +113,10 @@ struct Kernels {
   const RowKernels* rows;
 };
 
-// Those of the best instruction set of this machine, or of the one that HYPERBOLIC_KERNELS names.
-const Kernels& kernels();
+// Those of the best instruction set that this machine runs and the library has, at most the one that HYPERBOLIC_KERNELS
+// names; null if there is none. The operators are then left to the reference: whoever registers one asks first.
+const Kernels* usable_kernels();
+
+inline const Kernels& kernels() { return *usable_kernels(); }
 
 }  // namespace hyperbolic::cpu

@@ -1,0 +1,347 @@
+"""Runs the tests with the oldest and the newest releases of other packages, and writes docs/compatibility.csv and .md.
+
+Environments, each in a folder of out/compat:
+
+floors           every package at the floor of its range in pyproject.toml
+newest           every package at the newest release in its range
+NAME==VERSION    one package at that release, the others as in constraints.txt where that release allows: transformers
+                 at its floor, at releases that changed what we rely on, and at its newest; and any package whose newest
+                 release is past our ceiling
+
+What is done is not done again without --again, nor forgotten: a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import lock
+import torch
+import typer
+from harness.environments import ROOT, Counts, Environments, UnresolvableError, direct, floor, run_tests, total
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+DOCS = ROOT / "docs"
+ALL, LOCKED = "all packages", "constraints.txt"
+FLOORS, NEWEST = "floors", "newest"
+# Between its floor and the newest: before and after the rename of `past_key_values` to `cache`.
+RELEASES = {"transformers": ("5.23.0", "5.24.0")}
+# What stands for a package whose part in the suite is small; of any other, the whole suite.
+TESTS = {
+    "transformers": (
+        "zoo attention adapters adapter_files bases internals passes lora vectors hierarchy_bias teacher train "
+        "checkpoints batches prompt evaluate cost embed models testbed methods"
+    ),
+    "peft": "lora adapter_files",
+    "pylance": "bank ann cluster select cli",
+    "pyarrow": "bank examples cluster select cli",
+    "usearch": "ann cli",
+    "ray": "cluster",
+    "datasets": "examples testbed_tasks train commands",
+    "accelerate": "train checkpoints teacher evaluate",
+    "safetensors": "adapter_files checkpoints lift teacher",
+    "filelock": "bank",
+    "pillow": "embed examples prompt report testbed_images",
+    "scikit-learn": "testbed_images",
+    "scipy": "intervals",
+    "pyyaml": "commands",
+    "jinja2": "report demo_report",
+    "typer": "cli commands demo",
+    "rich": "cli commands demo",
+    "playwright": "browser demo_report",
+    "geoopt": "../test_manifolds",
+    "matplotlib": "../test_plot report",
+    "plotly": "../test_plot demo_report",
+    "triton": "../test_triton",
+    "faiss-cpu": "../test_bench",
+    "gmpy2": "../test_values",
+    "mkdocs": "../test_docs",
+    "mkdocs-material": "../test_docs",
+    "mkdocstrings": "../test_docs",
+    "torch-abi-audit": "../test_kernels ../test_cuda",
+    "pytest-benchmark": "../test_bench",
+}
+QUICK = (
+    "tests/test_manifolds.py",
+    "tests/icl/test_attention.py",
+    "tests/icl/test_lora.py",
+    "tests/icl/test_intervals.py",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the tests of a package say at one release; "all packages" has no release."""
+
+    package: str
+    version: str
+    others: str
+    tests: str
+    passed: int
+    failed: int
+    skipped: int
+    python: str
+    torch: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.package, self.version, self.others
+
+
+def files_of(package: str) -> list[str]:
+    """Paths from the root of the project; none stand for all."""
+    names = TESTS.get(package, "").split()
+    return [f"tests/{name[3:]}.py" if name.startswith("../") else f"tests/icl/test_{name}.py" for name in names]
+
+
+def planned(environments: Environments, ranges: Mapping[str, Requirement]) -> list[str]:
+    names = [FLOORS, NEWEST]
+    for package, requirement in ranges.items():
+        capped = any(part.operator in ("<", "<=") for part in requirement.specifier)
+        if not capped:
+            continue
+        versions = set()
+        if package in RELEASES:
+            least, newest = floor(requirement), environments.newest(package, str(requirement.specifier))
+            versions |= {least, newest, *RELEASES[package]}
+        if not requirement.specifier.contains(latest := environments.newest(package)):
+            versions.add(latest)
+        names += [f"{package}=={version}" for version in sorted(versions, key=Version)]
+    return names
+
+
+def versions_of(name: str, environments: Environments, ranges: Mapping[str, Requirement]) -> dict[str, str]:
+    others = {package: requirement for package, requirement in ranges.items() if package != "torch"}
+    if name == FLOORS:
+        return environments.resolve(f"{extras(r)}=={floor(r)}" for r in others.values())
+    if name == NEWEST:
+        return environments.resolve(f"{extras(r)}{r.specifier}" for r in others.values())
+    package = name.partition("==")[0]
+    if package not in others:
+        raise typer.BadParameter(f"no extra asks for {package}; there are {', '.join(others)}")
+    wanted = [name, *(f"{extras(r)}{r.specifier}" for other, r in others.items() if other != package)]
+    return environments.resolve(wanted, locked())
+
+
+def extras(requirement: Requirement) -> str:
+    return requirement.name + (f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else "")
+
+
+def locked() -> dict[str, str]:
+    """What constraints.txt says for this machine."""
+    found = {}
+    for line in lock.LOCK.read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate(default_environment()):
+            found[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
+    return found
+
+
+def rows_of(name: str, versions: Mapping[str, str], ranges: Iterable[str], found: Mapping[str, Counts]) -> list[Row]:
+    """One row a package that this environment is about, by those of its files that ran."""
+
+    def row(package: str, version: str, others: str) -> Row:
+        files = files_of(package)
+        tests = " ".join(Path(file).stem for file in files) or "all"
+        parts = [found.get(file, Counts(0, 1, 0)) for file in files] or list(found.values())
+        python = "{}.{}.{}".format(*sys.version_info)
+        return Row(package, version, others, tests, *astuple(total(parts)), python, torch.__version__)
+
+    if name in (FLOORS, NEWEST):
+        rows = [row(package, versions[package], name) for package in ranges if package in versions]
+        return [row(ALL, "", name), *rows]
+    package = name.partition("==")[0]
+    return [row(package, versions[package], LOCKED)]
+
+
+def try_out(name: str, environments: Environments, tests: Sequence[str], quick: bool, progress: Progress) -> list[Row]:
+    """Make an environment and run its tests; the rows are kept in its folder."""
+    ranges = direct("test")
+    package = name.partition("==")[0]
+    bar = progress.add_task(name, total=1.0, now="resolving")
+    began = time.monotonic()
+    try:
+        versions = versions_of(name, environments, ranges)
+        progress.update(bar, now="installing")
+        folder = environments.folder / name
+        python = environments.make(name, versions)
+        progress.update(bar, now="testing")
+        files = tests or (QUICK if quick else files_of(package))
+        found = run_tests(python, files, folder, lambda part: progress.update(bar, completed=part))
+    except UnresolvableError as error:
+        progress.update(bar, completed=1.0, now="[red]no such set of releases")
+        progress.console.print(f"{name}: {error}", style="red", markup=False)
+        raise
+    counted = total(found.values()) if found else Counts(0, 1, 0)
+    if quick or tests or not found:
+        rows = [Row(ALL if name in (FLOORS, NEWEST) else package, "", name, "", *astuple(counted), "", "")]
+    else:
+        rows = rows_of(name, versions, ranges, found)
+        (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
+    state = "[red]failed" if any(row.failed for row in rows) or not found else "[green]passed"
+    progress.update(bar, completed=1.0, now=f"{state}[/] {time.monotonic() - began:.0f} s, {folder / 'log.txt'}")
+    return rows
+
+
+# --- the page ------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    numbers = ("passed", "failed", "skipped")
+    return [Row(**{name: int(value) if name in numbers else value for name, value in row.items()}) for row in table]
+
+
+def write(rows: Sequence[Row], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "compatibility.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    (out / "compatibility.md").write_text(page(rows, documented()))
+
+
+PAGE = """\
+# Compatibility
+
+Which releases of other packages the tests pass with: all packages at the floors of their ranges, all at the newest
+releases inside them, and single ones at a release of interest with the others as in `constraints.txt`. A package whose
+internals we touch has a ceiling, and what has come out since is tried outside the range.
+
+Made by `python bench/compat.py` (`make compat`){machine}.
+
+{table}
+
+Not tried with the ranges of today: {untried}.
+
+Torch is the one of the Makefile. Its floor, 2.10, is that of the stable ABI that the kernels are built for: a test
+reads from the library that it needs nothing newer. torchvision and num2words, the extra `video`, are not tried: PyPI's
+torchvision does not import beside the build of torch for CPUs that the tests run on.
+"""
+
+
+def documented() -> dict[str, Requirement]:
+    """The ranges on the page: the same wherever it is written."""
+    return direct("test", python_version="3.11", platform_system="Linux")
+
+
+def page(rows: Sequence[Row], ranges: Mapping[str, Requirement]) -> str:
+    def place(row: Row) -> tuple[bool, str, Version, str]:
+        return row.package != ALL, row.package, Version(row.version or "0"), row.others
+
+    table = ["| package | our range | release | others | tests | passed | failed | skipped |", "| --- " * 8 + "|"]
+    for row in sorted(rows, key=place):
+        requirement = ranges.get(row.package)
+        told = (
+            row.package,
+            span(requirement) if requirement else "",
+            row.version if inside(row, ranges) else f"{row.version}, outside",
+            row.others,
+            row.tests if row.tests == "all" else ", ".join(f"`{name}`" for name in row.tests.split()),
+            str(row.passed),
+            f"**{row.failed}**" if row.failed else "0",
+            str(row.skipped),
+        )
+        table.append(f"| {' | '.join(told)} |")
+    machines = sorted({f"Python {row.python} and torch {row.torch}" for row in rows})
+    return PAGE.format(
+        machine=f" with {', '.join(machines)}" if machines else "",
+        table="\n".join(table),
+        untried=", ".join(untried(rows, ranges)) or "nothing",
+    )
+
+
+def inside(row: Row, ranges: Mapping[str, Requirement]) -> bool:
+    return row.package not in ranges or not row.version or ranges[row.package].specifier.contains(row.version)
+
+
+def span(requirement: Requirement) -> str:
+    return ", ".join(sorted(map(str, requirement.specifier), reverse=True))
+
+
+def untried(rows: Iterable[Row], ranges: Mapping[str, Requirement]) -> list[str]:
+    """Floors and newest releases of packages, as named in pyproject.toml today, that no row is about."""
+    tried = {(row.package, row.others) for row in rows if row.others == NEWEST}
+    floors = {(row.package, Version(row.version)) for row in rows if row.version}
+    found = []
+    for package, requirement in sorted(ranges.items()):
+        if package == "torch":
+            continue
+        if (package, Version(floor(requirement))) not in floors:
+            found.append(f"{package} {floor(requirement)}")
+        if (package, NEWEST) not in tried:
+            found.append(f"the newest {package}")
+    return found
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help="Only this environment, such as usearch==2.21.0.")] = None,
+    tests: Annotated[list[str] | None, typer.Option(help="Run these files or folders; nothing is written.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Run also what is done.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few tests in each; nothing is written.")] = False,
+    page_only: Annotated[bool, typer.Option("--page", help="Run nothing, write the page from its CSV again.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where environments are made.")] = ROOT / "out" / "compat",
+    out: Annotated[Path, typer.Option(help="Folder of compatibility.csv and .md.")] = DOCS,
+) -> None:
+    """Run the tests with the oldest and the newest releases of other packages, and write docs/compatibility.md.
+
+    Takes an hour or more on two cores. Exit with 1 if a test fails inside our ranges.
+
+    Example: python bench/compat.py
+
+    Example: python bench/compat.py --only transformers==5.23.0 --only floors --again
+
+    Example: python bench/compat.py --only pylance==1.0.0 --tests tests/icl/test_bank.py
+    """
+    if page_only:
+        return write(read(out / "compatibility.csv"), out)
+    console = Console(width=160)
+    ranges = direct("test")
+    environments = Environments(folder)
+    names = only or planned(environments, ranges)
+    rows = {row.key: row for row in read(out / "compatibility.csv")} if only else {}
+    bad: list[str] = []
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[now]}")
+    with Progress(*columns, console=console) as progress:
+        overall = progress.add_task("environments", total=len(names), now="")
+        for name in names:
+            done = folder / name / "rows.json"
+            if done.exists() and not (again or quick or tests):
+                found = [Row(**row) for row in json.loads(done.read_text())]
+                progress.console.print(f"{name}: done before, see --again")
+            else:
+                try:
+                    found = try_out(name, environments, tests or (), quick, progress)
+                except UnresolvableError:
+                    found = []
+                    bad.append(name)
+            rows |= {row.key: row for row in found}
+            for row in found:
+                if row.failed and inside(row, ranges):
+                    bad.append(" ".join(filter(None, (row.package, row.version, f"with {row.others}"))))
+            if not quick and not tests:
+                write(list(rows.values()), out)
+            progress.advance(overall)
+    console.print(*(f"failed: {name}" for name in bad), sep="\n")
+    raise typer.Exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
