@@ -39,7 +39,10 @@ def _load() -> tuple[str, str]:
     except OSError as error:
         return _reference(str(error) if path.exists() else "the package was installed without a C++ compiler")
     library = ctypes.CDLL(str(path))
-    used, built = _text(library.hyperbolic_isa), _text(library.hyperbolic_isas).split(":")[1].split()
+    try:
+        used, built = _text(library.hyperbolic_isa), _text(library.hyperbolic_isas).split(":")[1].split()
+    except AttributeError as error:  # a function that the library lacks
+        return _reference(f"{path} was built from other sources, build it again: {error}")
     if not wanted and not used:
         return _reference(f"this machine does not run what the kernels were built for: {', '.join(built)}")
     if not wanted:
