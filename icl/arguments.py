@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from icl import internals
+
 
 def training_arguments(output_dir: str | Path, **overrides: Any) -> TrainingArguments:
     """What the papers train with: AdamW at 5e-3 without weight decay, a cosine after 10 % of warm-up; and no reports.
@@ -43,6 +45,6 @@ def check(args: TrainingArguments) -> None:
             f"DistillTrainer: one process must have one GPU, and this one has {args.n_gpu}: start with torchrun "
             f"--nproc-per-node {args.n_gpu}, or show it one by CUDA_VISIBLE_DEVICES"
         )
-    checkpointing: Any = args.activation_checkpointing_kwargs or {}
+    checkpointing: Any = getattr(args, f"{internals.CHECKPOINTING}_kwargs") or {}
     if checkpointing.get("use_reentrant"):
         raise ValueError("DistillTrainer: use_reentrant must be False: all that is trained is inside frozen layers")

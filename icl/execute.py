@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hyperbolic.version import __version__
+from icl import internals
 from icl.adapters import attach
 from icl.adapters.fitted import Fitted
 from icl.fitting import fit_examples
@@ -169,7 +170,7 @@ def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: 
         per_device_train_batch_size=how.batch_size,
         per_device_eval_batch_size=how.batch_size,
         gradient_accumulation_steps=how.accumulation,
-        activation_checkpointing=how.checkpointing,
+        **{internals.CHECKPOINTING: how.checkpointing},
         bf16=how.bf16,
         seed=how.seed,
         logging_steps=10,

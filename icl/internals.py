@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, TrainingArguments
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -37,6 +37,13 @@ SCALING = "scaling"
 KNOWN_TO_SCORES = {*ATTENTION_ARGUMENTS, SCALING, "dropout", "is_causal", "sliding_window", "cache", "kwargs"}
 # Those that change a score somewhere, whether or not a function names them.
 CHANGE_SCORES = {"softcap", "position_bias", "s_aux"}
+# A setting of Trainer, a method and an attribute of models, of another name before transformers 5.23. Trainer refuses a
+# setting that it does not know.
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if "activation_checkpointing" in TrainingArguments.__dataclass_fields__
+    else "gradient_checkpointing"
+)
 # By which Trainer tells that weights of 4 bits are not what is trained.
 TRAINS_OTHER_WEIGHTS = "_hf_peft_config_loaded"
 

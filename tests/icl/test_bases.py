@@ -29,6 +29,7 @@ from icl.adapters import (
     attach,
     attached,
 )
+from icl.internals import CHECKPOINTING
 from tests.icl import decoders
 
 # peft asks models by names that transformers has given up.
@@ -349,7 +350,7 @@ def test_a_backward_pass_in_another_thread_sees_the_pass_that_it_belongs_to() ->
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            getattr(model, f"{CHECKPOINTING}_enable")(**{f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}})
         adapters.zero_grad()
         with adapters.use("default"):
             loss = model(**x, labels=labelled(x), use_cache=False).loss

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from icl.adapters import Adapters, HierarchyBias, HierarchyBiasConfig, HyperICLConfig, attach
+from icl.internals import CHECKPOINTING
 from tests.icl import literal, zoo
 from tests.icl.adapted import begin
 
@@ -144,7 +145,7 @@ def test_gradients(kind: Any, checkpointing: bool) -> None:
     points.requires_grad_()
     adapters, hierarchy = attach_bias(model, kind)
     if checkpointing:
-        model.activation_checkpointing_enable()
+        getattr(model, f"{CHECKPOINTING}_enable")()
         model.train()
     with hierarchy.demonstrations(points, segments):
         for _ in range(2):  # more than one pass

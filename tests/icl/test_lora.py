@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LIVEConfig, LoRAConfig, attach
 from icl.adapters.decoder import Decoder
+from icl.internals import CHECKPOINTING
 from tests.icl import zoo
 from tests.icl.adapted import FAMILIES
 
@@ -211,7 +212,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            getattr(model, f"{CHECKPOINTING}_enable")()
         loss = model(**x, use_cache=False).loss
         gradients.append(torch.autograd.grad(loss, list(adapters.parameters())))
     for a, b in zip(*gradients):

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from icl import testbed
 from icl.adapters import HiFICLConfig, HyperICLConfig, MimICConfig, attach
+from icl.internals import CHECKPOINTING
 from icl.objective import Objective, Query
 from icl.prompt import Collator
 from icl.teacher import Teacher
@@ -247,7 +248,7 @@ def run(folder: Path, size: int, world: int) -> None:
         made = trainer(
             start(HiFICLConfig()), folder, mixed(), objective, per_device_train_batch_size=size, max_steps=3,
             gradient_accumulation_steps=2, eval_dataset=mixed(), per_device_eval_batch_size=4, weight_decay=0.1,
-            activation_checkpointing=name == "all", teacher_cache=folder / "cache",
+            **{CHECKPOINTING: name == "all"}, teacher_cache=folder / "cache",
             ddp_backend="gloo" if world > 1 else None,
         )  # fmt: skip
         assert made.args.world_size == world
@@ -291,9 +292,9 @@ def test_checkpointing_changes_nothing(tmp_path: Path) -> None:
     runs = []
     for on in (False, True):
         model = start(HyperICLConfig(), noise=0.05)
-        made = trainer(model, tmp_path, mixed(), ALL, activation_checkpointing=on, max_steps=2)
+        made = trainer(model, tmp_path, mixed(), ALL, **{CHECKPOINTING: on}, max_steps=2)
         made.train()
-        assert model.is_activation_checkpointing == on
+        assert getattr(model, f"is_{CHECKPOINTING}") == on
         runs.append((logged(made), weights(model.icl_adapters)))
     assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-6)
     for name, value in runs[0][1].items():
@@ -362,7 +363,7 @@ def test_arguments(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layers of objective must be below 4, got"):
         trainer(start(), tmp_path, examples(), Objective(anchor=1.0, layers=(0, 4)))
     with pytest.raises(ValueError, match="use_reentrant must be False"):
-        trainer(start(), tmp_path, examples(), activation_checkpointing_kwargs={"use_reentrant": True})
+        trainer(start(), tmp_path, examples(), **{f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}})
     with pytest.raises(ValueError, match="label_smoothing_factor must not be set"):
         trainer(start(), tmp_path, examples(), label_smoothing_factor=0.1)
     with pytest.raises(ValueError, match="data_collator must be a Collator, got int"):
