@@ -17,6 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PixtralVisionConfig
 
+from icl import internals
 from icl.adapters import HiFICLConfig, HyperICLConfig, MimICConfig, attach
 
 SHOTS = 16
@@ -48,12 +49,13 @@ def decoder(width: int, layers: int) -> Any:
 def turn(model: Any, tokens: torch.Tensor, steps: int) -> tuple[float, float]:
     """Seconds of the prompt, and the median of those of each further token, all of which see the same cache."""
     start = perf_counter()
-    cache = model(input_ids=tokens, use_cache=True, logits_to_keep=1).past_key_values
+    cache: Any = internals.cache_in(internals.outputs_of(model(input_ids=tokens, use_cache=True, logits_to_keep=1)))
+    handed = {internals.cache_keyword(model): cache}
     prefill = perf_counter() - start
     taken = []
     for _ in range(steps):
         start = perf_counter()
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=True, **handed)
         taken.append(perf_counter() - start)
         cache.crop(-1)
     return prefill, median(taken)

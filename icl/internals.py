@@ -164,6 +164,12 @@ def cache_in(values: Iterable[Any]) -> Any:
     return None
 
 
+def cache_keyword(model: nn.Module) -> str:
+    """What this release calls the cache among the arguments of a model."""
+    known = parameters_of(forward_of(type(model)))
+    return next(name for name in CACHES if name in known)
+
+
 def outputs_of(result: Any) -> Iterable[Any]:
     if isinstance(result, Mapping):
         return result.values()

@@ -66,6 +66,10 @@ def observe(
     found: Tensor = model(**inputs, use_cache=False).logits
     if not keeps:
         found = found.take_along_dim(places[..., None], 1)
+    elif found.ndim == 4:
+        # before transformers 5.21 each row is read at the places of all rows
+        own = torch.arange(len(found), device=found.device)
+        found = found[own, own]
     layers = range(len(adapters.decoder.layers)) if objective.layers is None else objective.layers
     # from wherever the layer is, of a model on several devices
     states = [record.hidden[i].to(positions.device) for i in layers if objective.compares_states]
