@@ -131,18 +131,20 @@ def parameters_of(forward: Callable[..., Any]) -> Mapping[str, inspect.Parameter
     return inspect.signature(forward).parameters
 
 
-def forward_of(kind: type) -> Callable[..., Any]:
-    """The forward method that names its arguments: subclasses may hand theirs on as they are."""
+@cached
+def forward_of(kind: Any) -> Callable[..., Any]:
+    """The forward method of a class that names its arguments: subclasses may hand theirs on as they are."""
     for each in kind.__mro__:
         forward = each.__dict__.get("forward")
         if forward is not None and set(parameters_of(forward)) & {*TOKENS, "hidden_states", "pixel_values"}:
             return forward  # type: ignore[no-any-return]
-    return kind.forward  # type: ignore[attr-defined, no-any-return]
+    return kind.forward  # type: ignore[no-any-return]
 
 
 def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments of a call by name."""
-    names = list(parameters_of(forward_of(type(module))))[1:] if args else ()
+    kind: Any = type(module)
+    names = list(parameters_of(forward_of(kind)))[1:] if args else ()
     return {**dict(zip(names, args)), **kwargs}
 
 
@@ -166,7 +168,8 @@ def cache_in(values: Iterable[Any]) -> Any:
 
 def cache_keyword(model: nn.Module) -> str:
     """What this release calls the cache among the arguments of a model."""
-    known = parameters_of(forward_of(type(model)))
+    kind: Any = type(model)
+    known = parameters_of(forward_of(kind))
     return next(name for name in CACHES if name in known)
 
 
@@ -239,6 +242,12 @@ def set_attention(config: Any, name: str) -> None:
             f"attach: {type(config).__name__} was told to use the attention {name!r}, and has "
             f"{config._attn_implementation!r}: transformers {transformers.__version__} takes this otherwise; {_TESTED}"
         )
+
+
+@cached
+def may_change_scores(function: Callable[..., Any]) -> frozenset[str]:
+    """Keywords of an attention function that our own formula of its scores leaves out."""
+    return frozenset(parameters_of(function)) - KNOWN_TO_SCORES | CHANGE_SCORES
 
 
 class ConfigFor:

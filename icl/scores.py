@@ -110,8 +110,7 @@ class Scores:
     @property
     def _known(self) -> bool:
         """Whether :meth:`_scores` are those of the function, which may take more into account than we do."""
-        named = set(internals.parameters_of(self.base)) - internals.KNOWN_TO_SCORES
-        return all(self.kwargs.get(name) is None for name in named | internals.CHANGE_SCORES)
+        return all(self.kwargs.get(name) is None for name in internals.may_change_scores(self.base))
 
     def wrong_mask(self) -> str | None:
         """What the mask is, if it is nothing that this implementation is given by transformers; else ``None``."""

@@ -226,7 +226,8 @@ def _positions(
     families pass no positions in ``generate`` either (EXAONE 4.5), and models called by hand count in one row for all.
     """
     positions, (batch, length) = given.get(internals.POSITIONS), told["tokens"].shape[:2]
-    if internals.POSITIONS not in internals.parameters_of(internals.forward_of(type(decoder))):
+    kind: Any = type(decoder)
+    if internals.POSITIONS not in internals.parameters_of(internals.forward_of(kind)):
         return None
     if positions is not None and (positions.ndim != 2 or len(positions) > 1):
         return None  # a row of their own for each, or places in an image

@@ -235,12 +235,10 @@ def test_padding_changes_nothing(name: str, config: AdapterConfig) -> None:
         torch.testing.assert_close(by_hand, expected[0], **TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "exaone4_5"])
+@pytest.mark.parametrize("name", [name for name in ("llama", "gpt2", "exaone4_5") if name in decoders.FAMILIES])
 @pytest.mark.parametrize("config", decoders.ROTATED, ids=decoders.method)
 def test_padding_changes_nothing_in_several_passes(name: str, config: AdapterConfig, x: dict[str, Tensor]) -> None:
     """In chunks, with guesses, by hand, and where ``generate`` infers the mask."""
-    if name not in decoders.FAMILIES:
-        return
     model = decoders.make(name)
     adapters = decoders.fill(attach(model, config), scale=1.0)
     expected, logits = decoders.answer(model, x)
