@@ -85,15 +85,11 @@ def train(
                 what = "training" if best is None else f"training, dev {run.training.choose_by} {best:.4g}"
                 bar.update(line, completed=step, total=total, what=what)
 
-            told = execute(run, out, show)
+            told = execute(run, out, show, lambda text: say(text, "yellow"))
     except KeyboardInterrupt as error:
         say("stopped: run the same command again, it goes on after the last epoch", "yellow")
         raise typer.Exit(INTERRUPTED) from error
-    chosen = told.get("chosen")
-    how = "" if chosen is None else f", epoch {chosen['epoch']:.3g}"
-    if chosen is not None and chosen["by"] is not None:
-        how += f" by {chosen['by']} {chosen['value']:.4g}"
-    text = f"{out}: {run.label}, {told['parameters']:,} parameters, {told['seconds']:.1f} s{how}"
+    text = f"{out}: {run.label}, {told['parameters']:,} parameters, {told['seconds']:.1f} s{_learned(told)}"
     print_result({"adapter": str(out), **told}, text, as_json)
 
 
@@ -154,7 +150,7 @@ def info(
     """Show what an adapter is, and whether it fits a model."""
     from icl.adapters.base import AdapterConfig
     from icl.adapters.storage import WEIGHTS_FILE, read_config
-    from icl.execute import read_run
+    from icl.run_folder import read_run
     from icl.runs import label_of
 
     described, told = read_config(folder), read_run(folder)
@@ -194,6 +190,20 @@ def _count(file: Path) -> int:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     return sum(math.prod(shape) for shape in shapes)
+
+
+def _learned(record: dict[str, Any]) -> str:
+    """Of a method that is trained: the epoch that was kept, and losses and accuracy before and after."""
+    if "chosen" not in record:
+        return ""
+    chosen, loss = record["chosen"], record["training_loss"]
+    lines = [f", epoch {chosen['epoch']:.3g}" + (f" by {chosen['by']}" if chosen["by"] is not None else "")]
+    lines.append(f"training loss: {loss['first']:.4g} at the first step, {loss['last']:.4g} at the end")
+    if "untrained" in record:
+        before, after = record["untrained"], record["trained"]
+        lines.append(f"dev loss: {before['loss']:.4g} untrained, {after['loss']:.4g} trained")
+        lines.append(f"dev answers all right: {before['accuracy']:.1%} untrained, {after['accuracy']:.1%} trained")
+    return "\n  ".join(lines)
 
 
 def _with_rank(method: Any, rank: int) -> list[dict[str, Any]]:

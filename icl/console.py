@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -95,7 +96,8 @@ class Bar(Progress):
         # what is done is a sum of parts, whose rounding must not cost the last tenth
         if self.disable and task.total and (tenths := int(task.percentage / 10 + 1e-6)) > self._tenths:
             self._tenths = tenths
-            say(f"{10 * tenths} %, {task.fields['what'].strip()}", "")
+            left = "" if task.time_remaining is None else f", {timedelta(seconds=int(task.time_remaining))} left"
+            say(f"{10 * tenths} %, {task.fields['what'].strip()}{left}", "")
 
 
 @contextlib.contextmanager

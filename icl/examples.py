@@ -120,6 +120,11 @@ class Demonstrated(Dataset[Example]):
         if k and bank is not None and strategy != "random":
             self._chosen = _choose(records, pool, k, strategy, bank, queries)
 
+    @property
+    def choice(self) -> str | None:
+        """A digest of which demonstrations a strategy chose, or ``None`` where they are drawn anew."""
+        return None if self._chosen is None else digest(repr(self._chosen.tolist()))
+
     def set_epoch(self, epoch: int) -> None:
         """Accelerate's data loaders call it, and so Trainer does."""
         self._epoch.fill_(epoch)

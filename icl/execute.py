@@ -1,132 +1,104 @@
-"""What ``icl train`` does: a run is trained into a folder, from which it goes on if it is cut short."""
+"""Carry out a run: train an adapter into a folder, from which training goes on if it is cut short."""
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hyperbolic.version import __version__
 from icl import internals
 from icl.adapters import attach
-from icl.adapters.fitted import Fitted
+from icl.checkpoints import newest_whole, prune
+from icl.examples import Demonstrated
 from icl.fitting import fit_examples
-from icl.models import load_model
+from icl.models import identity, load_model
 from icl.prompt import Collator
+from icl.run_folder import CHECKPOINTS, FORMAT, adapter_checksums, begun, check_unchanged, exclusive, write_run
 from icl.runs import Run
 from icl.splits import open_split, sample
 from icl.train import DistillTrainer, answer_accuracy, training_arguments
 
-RUN_FILE = "run.json"
-CHECKPOINTS = "checkpoints"
-FORMAT = 1
-
 Step = Callable[[int, int, float | None], None]
-"""Told the step, how many there will be, and what the last look at the dev set gave."""
+"""Called with the step, how many there will be, and the last value of the dev set."""
+Notice = Callable[[str], None]
+"""Called with a sentence for the user."""
 
 
-def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, Any]:
+def train(run: Run, out: str | Path, on_step: Step | None = None, notice: Notice = warnings.warn) -> dict[str, Any]:
     """Train an adapter into the folder ``out``, and return what ``run.json`` says there.
 
-    A run that was cut short goes on after its last epoch; one that is finished is left alone. No test set is seen: the
-    epoch is chosen by ``run.data.dev``. ``ValueError`` if the folder holds another run.
+    A run that was cut short goes on from its last whole checkpoint; one that is finished is left alone. No test set is
+    seen: the epoch is chosen by ``run.data.dev``.
+
+    ``ValueError`` if the folder holds another run, or this one of data or a model that changed since, if another
+    process is training into it, or if the run or its data are not right; ``OSError`` if it cannot be written.
     """
     out = Path(out)
-    told = _begin(run, out)
-    if told["finished"]:
-        return told
-    splits = {
-        part: open_split(source, part, run.data.show)
-        for part, source in (("train", run.data.train), ("dev", run.data.dev))
-        if source is not None
-    }
+    _check(run)
+    sources = {"train": run.data.train, "dev": run.data.dev}
+    splits = {part: open_split(source, part, run.data.show) for part, source in sources.items() if source is not None}
     seed = run.training.seed
-    told["digests"] = {part: split.digest(seed) for part, split in splits.items()}
-    set_seed(seed)
-    model, processor = load_model(run.model)
-    adapters = attach(model, run.method)
-    parts = adapters["default"]
-    fitted = [isinstance(part, Fitted) for part in parts]
-    _check(run, any(fitted) and not all(fitted))
-    shots = run.data.shots if run.aim.needs_teacher or all(fitted) else 0
+    fitted = all(config.fitted for config in run.method)
+    shots = run.data.shots if run.aim.needs_teacher or fitted else 0
     examples = {part: split.examples(shots, run.data.strategy, seed) for part, split in splits.items()}
+    digests = {part: split.digest(seed) for part, split in splits.items()} | {"model": identity(run.model)}
+    if shots != 0 and run.data.pool not in (None, run.data.train):
+        digests["pool"] = open_split(str(run.data.pool), "train", run.data.show).digest(seed)
+    if isinstance(examples["train"], Demonstrated) and (chosen := examples["train"].choice) is not None:
+        digests["demonstrations"] = chosen
     examples["train"] = sample(examples["train"], run.data.samples, seed)
-    told["examples"] = {part: len(rows) for part, rows in examples.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    _write(told, out)
-    clock = _Clock(told, out, on_step)
-    if all(fitted):
-        fit_examples(adapters, Collator(processor), examples["train"], examples.get("dev"))
-    else:
-        told |= _train(run, model, processor, examples, out, clock)
-    adapters.save_pretrained(out)
-    parameters = sum(t.numel() for part in parts for t in part.state_dict().values())
-    told |= {"finished": True, "parameters": parameters, "seconds": round(clock.seconds, 2)}
-    _write(told, out)  # last: what is told to be finished is there
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    return told
+    record = begun(run, digests, out)
+    if record is not None and record["finished"]:
+        return record
+    with exclusive(out):
+        record = begun(run, digests, out) or _new_record(run)
+        if record["finished"]:
+            return record
+        set_seed(seed)
+        model, processor = load_model(run.model)
+        if digests["model"] is None:  # of the hub, and here only now
+            digests["model"] = identity(run.model)
+            check_unchanged(record, run, digests, out)
+        adapters = attach(model, run.method)
+        record["digests"] = digests
+        record["examples"] = {part: len(rows) for part, rows in examples.items()}
+        write_run(record, out)
+        clock = _Clock(record, out, on_step)
+        if fitted:
+            fit_examples(adapters, Collator(processor), examples["train"], examples.get("dev"))
+        else:
+            record |= _train(run, model, processor, examples, out, clock, notice)
+        adapters.save_pretrained(out)
+        parameters = sum(t.numel() for part in adapters["default"] for t in part.state_dict().values())
+        record |= {"finished": True, "parameters": parameters, "seconds": round(clock.seconds, 2)}
+        record["files"] = adapter_checksums(out)
+        write_run(record, out)  # last: what is said to be finished is there
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    return record
 
 
-def _begin(run: Run, out: Path) -> dict[str, Any]:
-    """What is told of the run, where it was left."""
-    found = read_run(out)
-    described = run.to_dict()
-    # what has come to nothing is no other run
-    if found is not None and (found["finished"] or (out / CHECKPOINTS).is_dir()):
-        if differences := sorted(_differences(found["run"], described)):
-            raise ValueError(f"{out} holds another run, which differs in {', '.join(differences)}: name another folder")
-        return found
+def _new_record(run: Run) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in ("torch", "transformers")}
     return {
         "format": FORMAT,
-        "run": described,
+        "run": run.to_dict(),
         "finished": False,
         "seconds": 0.0,
         "versions": {"hyperbolic-icl": __version__, "python": platform.python_version(), **versions},
     }
 
 
-def read_run(folder: str | Path) -> dict[str, Any] | None:
-    """What is told of the adapter in a folder, if it was made by :func:`train`."""
-    file = Path(folder) / RUN_FILE
-    if not file.exists():
-        return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise ValueError(f"it must be of format {FORMAT}, the one that this version reads")
-        Run.from_dict(found["run"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    return found
-
-
-def _differences(a: Any, b: Any, name: str = "") -> Iterator[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in {*a, *b}:
-            yield from _differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-    elif a != b:
-        yield name
-
-
-def _write(told: dict[str, Any], out: Path) -> None:
-    draft = out / (RUN_FILE + ".tmp")
-    draft.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, out / RUN_FILE)
-
-
-def _check(run: Run, mixed: bool) -> None:
+def _check(run: Run) -> None:
     names = ", ".join(config.method for config in run.method)
-    if mixed:
+    if len({config.fitted for config in run.method}) > 1:
         raise ValueError(f"method: {names} are partly fitted and partly trained: make a run of each")
     if any(config.method == "hierarchy_bias" for config in run.method):
         raise ValueError("method: hierarchy_bias is told where demonstrations are, in Python: see icl.adapters")
@@ -135,33 +107,49 @@ def _check(run: Run, mixed: bool) -> None:
 
 
 class _Clock(TrainerCallback):
-    """Seconds of all sessions of a run, and its progress."""
+    """Seconds of all sessions of a run, its progress, and its checkpoints."""
 
-    def __init__(self, told: dict[str, Any], out: Path, on_step: Step | None):
-        self.told, self.out, self.on_step = told, out, on_step
-        self.before, self.start = told["seconds"], perf_counter()
+    def __init__(self, record: dict[str, Any], out: Path, on_step: Step | None):
+        self.record, self.out, self.on_step = record, out, on_step
+        self.before, self.start = record["seconds"], perf_counter()
         self.dev: float | None = None
 
     @property
     def seconds(self) -> float:
         return float(self.before + perf_counter() - self.start)
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.best_global_step:  # the state has a path, which is another one if the folder was moved
+            state.best_model_checkpoint = str(self.out / CHECKPOINTS / f"checkpoint-{state.best_global_step}")
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.on_step is not None:
             self.on_step(state.global_step, state.max_steps, self.dev)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log = True
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         self.dev = metrics[args.metric_for_best_model]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
-            _write({**self.told, "seconds": round(self.seconds, 2)}, self.out)
+            write_run({**self.record, "seconds": round(self.seconds, 2)}, self.out)
+            prune(self.out / CHECKPOINTS)
 
 
-def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: Path, clock: _Clock) -> dict[str, Any]:
-    """What is learned goes into the model; returned is which epoch was chosen, and by what."""
+def _train(
+    run: Run, model: Any, processor: Any, examples: dict[str, Any], out: Path, clock: _Clock, notice: Notice
+) -> dict[str, Any]:
+    """Train the adapter of ``model``, and return the history, and which epoch was chosen by what."""
     how, dev = run.training, examples.get("dev")
     folder = out / CHECKPOINTS
+    newest, faults = newest_whole(folder)
+    for checkpoint, reason in faults.items():
+        notice(f"{checkpoint} is left out: {reason}")
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    if faults:
+        notice(f"training goes on from {newest}" if newest else "there is no earlier checkpoint: training starts anew")
     args = training_arguments(
         folder,
         num_train_epochs=how.epochs,
@@ -174,10 +162,11 @@ def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: 
         bf16=how.bf16,
         seed=how.seed,
         logging_steps=10,
+        logging_first_step=True,
         disable_tqdm=True,
         save_strategy="epoch",
-        save_total_limit=2,
         eval_strategy="epoch" if dev else "no",
+        eval_on_start=bool(dev) and newest is None,
         load_best_model_at_end=dev is not None,
         metric_for_best_model=f"eval_{how.choose_by}",
         greater_is_better=how.choose_by == "accuracy",
@@ -191,17 +180,23 @@ def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: 
         data_collator=Collator(processor),
         teacher_cache=out / "teacher" if how.cache else None,
         keep_in_memory=isinstance(examples["train"], list),  # they are already, the testbed's
-        compute_metrics=answer_accuracy if how.choose_by == "accuracy" else None,
+        compute_metrics=answer_accuracy,
         callbacks=[clock],
     )
     trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     state = trainer.state
     history = [entry for entry in state.log_history if "eval_loss" in entry or "loss" in entry]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    summary: dict[str, Any] = {"history": history, "training_loss": {"first": losses[0], "last": losses[-1]}}
     chosen: dict[str, Any] = {"by": None, "epoch": state.epoch, "step": state.global_step}
     if dev:
+        evaluations = {entry["step"]: entry for entry in history if "eval_loss" in entry}
         step = state.best_global_step
-        epoch = next(e["epoch"] for e in history if e["step"] == step and "eval_loss" in e)
+        if step is None:
+            raise ValueError(f"dev {how.choose_by} is never a number: there is nothing to choose an epoch by")
+        for name, entry in (("untrained", evaluations[0]), ("trained", evaluations[step])):
+            summary[name] = {measure: entry[f"eval_{measure}"] for measure in ("loss", "accuracy")}
+        epoch = evaluations[step]["epoch"]
         chosen = {"by": f"dev {how.choose_by}", "epoch": epoch, "step": step, "value": state.best_metric}
-    return {"chosen": chosen, "history": history}
+    return {"chosen": chosen, **summary}

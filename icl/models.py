@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
+
+from icl.checkpoints import digest_file
+from icl.embed import digest
 
 
 def load_model(name: str) -> tuple[Any, Any]:
@@ -31,6 +37,31 @@ def load_model(name: str) -> tuple[Any, Any]:
         raise ValueError(f"model: {name} has no processor of images and text, but a {type(processor).__name__}")
     model: Any = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
     return model.to(device).eval(), processor
+
+
+# Weights, configurations, tokenizers and templates; not what else may lie in a folder.
+_READ = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
+
+
+def identity(name: str) -> str | None:
+    """Return what tells the model of this name from another that took its place, without loading it.
+
+    A digest of all bytes of its files, or the commit of a model of the hub. ``None`` for one of the hub that is not on
+    this machine yet.
+    """
+    folder = Path(name)
+    head, _, weights = name.partition(":")
+    if head == "testbed":
+        from icl.testbed.model import folder_of
+
+        folder = folder_of(weights or "base")
+    if not folder.is_dir():
+        # .../snapshots/COMMIT/config.json
+        file = try_to_load_from_cache(name, "config.json")
+        return Path(file).parent.name if isinstance(file, str) else None
+    files = sorted(path for path in folder.iterdir() if path.suffix in _READ and path.is_file())
+    with ThreadPoolExecutor() as pool:
+        return digest(repr(list(zip([path.name for path in files], pool.map(digest_file, files)))))
 
 
 # Packages that some processors import once they are made, by how their errors call them.

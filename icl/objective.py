@@ -27,7 +27,9 @@ _OF_STATES = ("anchor", "alignment", "relational", "contrastive")
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of the losses, zero for those that do not count, and how states are compared.
+    """Weights of the losses, and how states are compared. The weights that are named count, and nothing else.
+
+    With none named it is the cross-entropy alone, ``ce=1``.
 
     ``ce`` is the cross-entropy of the answer. The others hold the student to a teacher that sees demonstrations:
     ``anchor`` geodesic and ``alignment`` Euclidean distance of decoder-layer outputs, ``relational`` of the distances
@@ -44,17 +46,18 @@ class Objective:
         layers: of the decoder, whose outputs and attention are compared; ``None`` for all.
         temperature: of ``logits``.
 
-    >>> Objective(anchor=1.0, ce=0.5).terms
-    {'ce': 0.5, 'anchor': 1.0}
+    >>> Objective(anchor=1.0, ce=0.5).terms, Objective(anchor=1.0).terms, Objective().terms
+    ({'ce': 0.5, 'anchor': 1.0}, {'anchor': 1.0}, {'ce': 1.0})
     """
 
-    ce: float = 1.0
-    anchor: float = 0.0
-    alignment: float = 0.0
-    relational: float = 0.0
-    contrastive: float = 0.0
-    logits: float = 0.0
-    attention: float = 0.0
+    # None is never seen from outside: whether a weight was named is known only until __post_init__.
+    ce: float = None  # type: ignore[assignment]
+    anchor: float = None  # type: ignore[assignment]
+    alignment: float = None  # type: ignore[assignment]
+    relational: float = None  # type: ignore[assignment]
+    contrastive: float = None  # type: ignore[assignment]
+    logits: float = None  # type: ignore[assignment]
+    attention: float = None  # type: ignore[assignment]
 
     feature_scale: str | None = None
     metric: str = "geodesic"
@@ -65,10 +68,13 @@ class Objective:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        named = [name for name in TERMS if getattr(self, name) is not None]
         for name in TERMS:
-            weight = getattr(self, name)
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"Objective: {name} must be zero or a positive weight, got {weight}")
+            weight: Any = getattr(self, name) if named else float(name == "ce")
+            weight = 0.0 if weight is None else weight
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(f"Objective: {name} must be zero or a positive weight, got {weight!r}")
+            object.__setattr__(self, name, float(weight))
         if not self.terms:
             raise ValueError("Objective: at least one weight must be positive, got none")
 

@@ -9,9 +9,9 @@ from typing import Any, cast, get_args
 
 from icl.adapters import Adapters, attached
 from icl.evaluate import METRICS, Evaluation, Progress, Way
-from icl.execute import read_run
 from icl.models import load_model
 from icl.results import SHOTS, ZERO, Results
+from icl.run_folder import read_run
 from icl.runs import Run, label_of
 from icl.select import Strategy
 from icl.splits import Show, Split, open_split

@@ -24,7 +24,7 @@ import yaml  # type: ignore[import-untyped]
 
 from icl.adapters import AdapterConfig
 from icl.adapters.base import METHODS
-from icl.objective import Objective
+from icl.objective import TERMS, Objective
 from icl.select import Strategy
 from icl.splits import Show
 
@@ -121,8 +121,7 @@ class Run:
             _value("model", str, values["model"]),
             _made("data", Data, values["data"]),
             tuple(_method(each) for each in (given if isinstance(given, list) else [given])),
-            # What is named counts, and nothing else.
-            None if objective is None else _made("objective", Objective, {"ce": 0.0, **objective}),
+            None if objective is None else _made("objective", Objective, objective),
             _made("training", Training, values.get("training") or {}),
         )
 
@@ -152,9 +151,7 @@ class Run:
         others = [
             f"{f.name}={getattr(self.objective, f.name)}"
             for f in fields(Objective)
-            if f.name not in self.objective.terms
-            and getattr(self.objective, f.name) != getattr(usual, f.name)
-            and f.name != "ce"
+            if f.name not in TERMS and getattr(self.objective, f.name) != getattr(usual, f.name)
         ]
         return f"{label}, {' '.join(weights + others)}"
 

@@ -6,12 +6,14 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from icl.checkpoints import digest_file
 from icl.embed import digest
 from icl.examples import Demonstrated, Example
 from icl.records import Records
@@ -68,7 +70,7 @@ class Split(ABC):
 
     @abstractmethod
     def digest(self, seed: int) -> str:
-        """What tells this set from others."""
+        """Return what tells this set from others: all of each row, the content of its images included."""
 
     @abstractmethod
     def drawn(self, shots: int, strategy: Strategy) -> bool:
@@ -119,7 +121,11 @@ class FileSplit(Split):
         return dataclasses.replace(queries, ids=None)
 
     def digest(self, seed: int) -> str:
-        return digest(json.dumps([self.records.ids, self.records.answers]))
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of(self.records)
 
     def drawn(self, shots: int, strategy: Strategy) -> bool:
         return shots > 0 and strategy == "random"
@@ -153,10 +159,35 @@ class TaskSplit(Split):
         return self._made[seed]
 
     def digest(self, seed: int) -> str:
-        return digest(json.dumps([(e.id, e.references) for e in self._examples(seed)]))
+        # images come with the package, by the same numbers
+        texts = [
+            (e.id, e.references, [part.get("text") for message in e.teacher for part in message["content"]])
+            for e in self._examples(seed)
+        ]
+        return digest(json.dumps(texts))
 
     def drawn(self, shots: int, strategy: Strategy) -> bool:
         return True
+
+
+def digest_of(records: Records) -> str:
+    """Return a digest of all rows: ids, fields, answers and the bytes of images, whatever these are called.
+
+    An image is read once, however many rows have it.
+    """
+    described: list[Any] = []
+    files: dict[str, Future[str]] = {}
+    with ThreadPoolExecutor() as pool:
+        for row in range(len(records)):
+            record = records[row]
+            for image in record.images:
+                if isinstance(image, str) and image not in files:
+                    files[image] = pool.submit(digest_file, image)
+            images = [image if isinstance(image, str) else digest(image) for image in record.images]
+            described.append([record.id, sorted(record.fields.items()), record.answer, record.references, images])
+    for row in described:
+        row[-1] = [files[image].result() if image in files else image for image in row[-1]]
+    return digest(json.dumps(described))
 
 
 def _last(example: Example, shots: int) -> Example:

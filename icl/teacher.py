@@ -6,12 +6,14 @@ what was asked; on disk they are a file of their own, so that runs, workers and 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache as cached
 from pathlib import Path
@@ -28,11 +30,9 @@ from icl.adapters.passes import Prompt
 from icl.embed import digest
 from icl.objective import Objective, Query, Seen
 
-FORMAT = 1
+FORMAT = 2
 # What the teacher makes of an example.
 States = dict[str, Tensor]
-# Values taken of each tensor of the base, to tell it from others.
-_VALUES = 8
 
 
 def observe(
@@ -103,13 +103,18 @@ class Teacher:
     ):
         self.adapters, self.objective, self.precision = adapters, objective, precision
         self.cache = _Folder(Path(cache)) if isinstance(cache, str | Path) else cache
-        self._name: str | None = None
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Have the base looked at before the next pass, whose weights may be others than at the last one."""
+        self._name, self._stamp = "", list[tuple[int, int]]()
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any], query: Query) -> Seen:
         """``model`` is that of the adapters; its mode is left as it was."""
         if self.cache is None:
             return self._run(model, batch, query)
-        names = [self._name_of(model, prompt) for prompt in batch["digest"]]
+        own = self._own_name(model)
+        names = [digest(own + prompt) for prompt in batch["digest"]]
         entries = [self.cache.get(name) for name in names]
         found = [entry for entry in entries if entry is not None]
         if len(found) == len(entries):
@@ -125,12 +130,13 @@ class Teacher:
             wants_logits = self.objective.logits > 0
             return observe(model, self.adapters, batch, "teacher", query, self.objective, wants_logits, stack)
 
-    def _name_of(self, model: nn.Module, prompt: str) -> str:
-        if self._name is None:
+    def _own_name(self, model: nn.Module) -> str:
+        """A digest of the base and of what is asked of it."""
+        if self._stamp != (stamp := _stamp(model)):
             o = self.objective
             asked = [o.compares_states, o.attention > 0, o.logits > 0, o.layers, self.precision]
-            self._name = digest(json.dumps([FORMAT, fingerprint(model), *asked]))
-        return digest(self._name + prompt)
+            self._name, self._stamp = digest(json.dumps([FORMAT, fingerprint(model), *asked])), stamp
+        return self._name
 
     def _joined(self, entries: Sequence[States], query: Query) -> Seen:
         """The entries as one batch, padded as it is; what padding holds counts nowhere."""
@@ -168,21 +174,44 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """What tells a base from others as far as its states go: some values of each of its tensors, and the precision.
+    """Return a digest of all that a base's states depend on: class, configuration, and every byte of its weights.
 
-    Those of adapters are not among them, wherever they stand.
+    Adapters are not among these, wherever they stand.
     """
-    own = attached(model)
-    ours = set() if own is None else {id(parameter) for parameter in own.parameters()}
-    shapes: list[Any] = []
-    values = []
-    for name, parameter in model.named_parameters():
-        if id(parameter) in ours or name.startswith("icl_"):
-            continue
-        flat = internals.value_of(model, name).detach().reshape(-1)
-        shapes.append([str(parameter.dtype), *parameter.shape])
-        values.append(flat[:: max(1, len(flat) // _VALUES)][:_VALUES].double().cpu())
-    return digest(json.dumps([type(model).__name__, shapes]).encode() + torch.cat(values).numpy().tobytes())
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    weights = {
+        name: internals.value_of(model, name) if name in parameters else value
+        for name, value in _weights(model).items()
+    }
+    config = getattr(model, "config", None)
+    settings = {} if config is None else json.loads(config.to_json_string())
+    settings.pop("_name_or_path", None)
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        digests = list(zip(weights, pool.map(_digest, weights.values())))
+    return digest(json.dumps([type(model).__name__, settings, digests], sort_keys=True))
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of the base, and scales of weights of 4 bits, which are neither; as they stand there."""
+    adapters = attached(model)
+    ours = set() if adapters is None else {id(value) for value in adapters.state_dict(keep_vars=True).values()}
+    return {
+        name: value
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor) and id(value) not in ours and not name.startswith("icl_")
+    }
+
+
+def _stamp(model: nn.Module) -> list[tuple[int, int]]:
+    """What changes when weights are replaced, or written to in place; a write to ``.data`` does not show."""
+    return [(value.data_ptr(), 0 if value.is_inference() else value._version) for value in _weights(model).values()]
+
+
+def _digest(tensor: Tensor) -> str:
+    values: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    checksum = hashlib.sha256(repr((tensor.dtype, tuple(tensor.shape))).encode())
+    checksum.update(values)
+    return checksum.hexdigest()
 
 
 def _rows(seen: Seen, query: Query) -> Iterator[States]:

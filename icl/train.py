@@ -20,6 +20,7 @@ from icl.adapters import attached, storage
 from icl.arguments import check
 from icl.arguments import training_arguments as training_arguments
 from icl.batches import Collated, Merge
+from icl.checkpoints import fault, newest_whole, seal
 from icl.objective import Losses, Objective, Query, Seen
 from icl.prompt import IGNORED, Collator
 from icl.teacher import States, Teacher, observe
@@ -67,11 +68,11 @@ class DistillTrainer(Trainer):
     these are spread over the batches of an accumulated step and over processes. Those that compare tokens with each
     other do so within a batch. Logs and :meth:`evaluate` have the terms before weighting, as ``loss_ce`` and so on.
 
-    Checkpoints hold the adapter in the files of ``save_pretrained``, the parameters of the losses, and what Trainer
-    needs to go on; :meth:`save_model` writes the adapter alone.
+    Checkpoints hold the adapter in the files of ``save_pretrained``, the parameters of the losses, what Trainer needs
+    to go on, and checksums of all of these (:mod:`icl.checkpoints`). :meth:`save_model` writes the adapter alone.
 
     Raises ``ValueError`` for a model without adapters and for arguments that do not go with them,
-    ``FloatingPointError`` when a loss is no longer finite.
+    ``FloatingPointError`` when a loss is no longer finite, ``OSError`` when a checkpoint cannot be written.
     """
 
     loss_is_scaled_for_ga = True
@@ -138,10 +139,23 @@ class DistillTrainer(Trainer):
         self._logged, self._steps = torch.zeros_like(weights), 0.0
         self._totals = weights.new_zeros(2, len(weights))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, from the start or from a checkpoint: the newest that is whole for ``True``.
+
+        Raises ``ValueError`` for a checkpoint that is not whole, or where there is none.
+        """
+        if resume_from_checkpoint is True:
+            newest, faults = newest_whole(str(self.args.output_dir))
+            if newest is None:
+                reasons = "".join(f"; {path.name}: {reason}" for path, reason in faults.items())
+                raise ValueError(f"resume_from_checkpoint: no whole checkpoint in {self.args.output_dir}{reasons}")
+            resume_from_checkpoint = str(newest)
+        elif resume_from_checkpoint and (reason := fault(resume_from_checkpoint)):
+            raise ValueError(f"resume_from_checkpoint: {resume_from_checkpoint} is not whole: {reason}")
         self._logged, self._steps = torch.zeros_like(self._weights), 0.0
+        self.teacher.look_again()
         with self._joined():
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     @contextmanager
     def _joined(self) -> Iterator[None]:
@@ -255,6 +269,8 @@ class DistillTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
+        if not self.is_in_train:
+            self.teacher.look_again()
         self._totals.zero_()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         sums, counts = self.accelerator.reduce(self._totals, "sum")
@@ -269,6 +285,19 @@ class DistillTrainer(Trainer):
         return {f"{prefix}_{name}": value for name, value in zip(self.objective.terms, terms.tolist())}
 
     # Files.
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()  # each process writes its own random state
+            if self.args.should_save:
+                seal(folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise OSError(
+                f"DistillTrainer: {folder} cannot be written: {error}. Earlier checkpoints are whole, and training "
+                "can go on from them"
+            ) from error
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
@@ -298,5 +327,8 @@ class DistillTrainer(Trainer):
                 ) from error
 
     def _load_best_model(self) -> None:
-        assert self.state.best_model_checkpoint is not None
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        best = self.state.best_model_checkpoint
+        assert best is not None
+        if reason := fault(best, needed=()):
+            raise ValueError(f"DistillTrainer: {best}, the best checkpoint, is not whole: {reason}")
+        self._load_from_checkpoint(best)

@@ -64,6 +64,8 @@ class AdapterConfig:
     needs_attention: ClassVar[bool] = True
     """Whether the method changes attention, and not what a layer puts out."""
     objective: ClassVar[Objective] = Objective()
+    fitted: ClassVar[bool] = False
+    """Whether it is read off the base (:func:`icl.adapters.fit`), and not trained."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -37,6 +37,7 @@ class FunctionVectorConfig(AdapterConfig):
     heads: int = 10
 
     method: ClassVar[str] = "function_vector"
+    fitted: ClassVar[bool] = True
     needs_attention: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

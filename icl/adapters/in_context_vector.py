@@ -36,6 +36,7 @@ class InContextVectorConfig(AdapterConfig):
     strength: float = 0.1
 
     method: ClassVar[str] = "in_context_vector"
+    fitted: ClassVar[bool] = True
     needs_attention: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

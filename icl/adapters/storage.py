@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,23 +14,34 @@ from torch import Tensor
 
 from icl.adapters.base import Adapter, AdapterConfig
 from icl.adapters.decoder import Decoder
+from icl.checkpoints import write_atomically
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save(folder: Path, parts: Sequence[Adapter], decoder: Decoder, base_name: str) -> None:
-    """Write the methods of an adapter, and what tells their base from others."""
+    """Write the methods of an adapter, and what tells their base from others.
+
+    ``OSError`` if they cannot be written; an adapter that was there before is left then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().contiguous().cpu() for key, value in _state(parts).items()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    draft = folder / f".{WEIGHTS_FILE}.tmp"
+    try:
+        save_file(tensors, draft, metadata={"format": "pt"})
+        os.replace(draft, folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise OSError(f"save_pretrained: {folder / WEIGHTS_FILE} cannot be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
     described = {
         "format": FORMAT,
         "parts": [part.config.to_dict() for part in parts],
         "base": decoder.fingerprint(),
         "base_model_name_or_path": base_name,
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n")
+    write_atomically(folder / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
 
 
 def read(folder: Path, decoder: Decoder) -> tuple[list[AdapterConfig], dict[str, Tensor]]:

@@ -28,6 +28,7 @@ class TaskVectorConfig(AdapterConfig):
     """
 
     method: ClassVar[str] = "task_vector"
+    fitted: ClassVar[bool] = True
     needs_attention: ClassVar[bool] = False
 
     def build(self, decoder: Decoder) -> Adapter:

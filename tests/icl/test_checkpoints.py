@@ -51,7 +51,7 @@ def test_checkpoints_hold_no_base(tmp_path: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "adapter_config.json", "adapter_model.safetensors", LOSSES_FILE, "training_args.json",
-        "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+        "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "checksums.json",
     }  # fmt: skip
     assert json.loads((folder / "training_args.json").read_text())["learning_rate"] == 5e-3
     made.save_model(str(tmp_path / "adapter"))

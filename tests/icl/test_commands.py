@@ -79,8 +79,13 @@ def test_trained_and_put_to_the_test(here: Path) -> None:
     assert told["examples"] == {"train": 40, "dev": 6}
     assert told["parameters"] == 4 * 2 * 2 * (8 * 8 + 8 * 32)
     evaluations = [entry for entry in told["history"] if "eval_loss" in entry]
-    assert [entry["epoch"] for entry in evaluations] == [1, 2]
-    best = min(evaluations, key=lambda entry: entry["eval_loss"])
+    assert [entry["epoch"] for entry in evaluations] == [0, 1, 2]
+    model, processor = testbed.load()
+    split = FileSplit("dev.jsonl", Show()).examples(0)
+    inputs = Collator(processor)([split[i] for i in range(len(split))])["student"]
+    with torch.no_grad():  # virtual demonstrations hold nothing at the start, and next to nothing is lost to them
+        assert told["untrained"]["loss"] == pytest.approx(float(model(**inputs).loss), rel=0.3)
+    best = min(evaluations[1:], key=lambda entry: entry["eval_loss"])
     assert (told["chosen"]["epoch"], told["chosen"]["value"]) == (best["epoch"], best["eval_loss"])
     assert sorted(p.name for p in Path("virtual").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "run.json",
@@ -96,9 +101,15 @@ def test_trained_and_put_to_the_test(here: Path) -> None:
 
 
 def test_steps_are_told_where_no_bar_can_be_drawn(here: Path) -> None:
-    """Four of them, so that some tenths are passed by."""
-    said = run("train", *DATA, "--method", "hificl", "--out", "told").stderr
-    assert re.findall(r"^(\d+) %, training", said, re.MULTILINE) == ["20", "50", "70", "100"]
+    """Four of them, so that some tenths are passed by; and how long the rest will take."""
+    result = run("train", *DATA, "--method", "hificl", "--out", "told")
+    lines = re.findall(r"^(\d+) %, training.*?(\d:\d\d:\d\d left)?$", result.stderr, re.MULTILINE)
+    assert [tenths for tenths, _ in lines] == ["20", "50", "70", "100"]
+    assert all(left for _, left in lines[1:])
+    record = json.loads(Path("told/run.json").read_text())
+    first, last = record["training_loss"].values()
+    assert f"training loss: {first:.4g} at the first step, {last:.4g} at the end" in result.stdout
+    assert f"dev loss: {record['untrained']['loss']:.4g} untrained" in result.stdout
 
 
 def test_epoch_that_is_kept_is_that_of_the_dev_set(here: Path) -> None:
@@ -107,7 +118,7 @@ def test_epoch_that_is_kept_is_that_of_the_dev_set(here: Path) -> None:
     others = [{**row, "answer": WORDS[-1 - WORDS.index(row["answer"])]} for row in map(json.loads, lines)]
     Path("dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
     told = read("train", *DATA, "--method", "hificl", "--lr", "0.05", "--epochs", 4, "--out", "a")
-    first, *later = [entry["eval_loss"] for entry in told["history"] if "eval_loss" in entry]
+    _, first, *later = [entry["eval_loss"] for entry in told["history"] if "eval_loss" in entry]
     assert len(later) == 3
     assert first < later[-1]
     assert told["chosen"]["value"] == min(first, *later)
@@ -315,11 +326,22 @@ def test_errors_are_told_in_one_line(args: list[str], message: str, here: Path) 
     assert not Path("out/adapter").exists()
 
 
-def test_no_weights_but_those_named(here: Path) -> None:
-    objective = Run.from_dict(
-        {"model": "m", "data": {"train": "t"}, "method": "hyper_icl", "objective": {"anchor": 1}}
-    ).aim
-    assert objective == Objective(ce=0, anchor=1)
+@pytest.mark.parametrize(
+    ("named", "terms"),
+    [
+        ({"anchor": 1}, {"anchor": 1}),
+        ({"anchor": 1, "ce": 0.5}, {"ce": 0.5, "anchor": 1}),
+        ({"logits": 2, "ce": 0}, {"logits": 2}),
+        ({"ce": 2}, {"ce": 2}),
+        ({"c": 0.5}, {"ce": 1}),
+        ({}, {"ce": 1}),
+    ],
+)
+def test_no_weights_but_those_named(named: dict[str, float], terms: dict[str, float]) -> None:
+    """In Python and in YAML."""
+    values = {"model": "m", "data": {"train": "t"}, "method": "hyper_icl", "objective": named}
+    assert Objective(**named).terms == terms  # type: ignore[arg-type]
+    assert Run.from_dict(values).aim == Objective(**named)  # type: ignore[arg-type]
 
 
 def test_labels_tell_runs_apart() -> None:

@@ -102,3 +102,39 @@ def test_entries_are_told_apart(passes: list[int], tmp_path: Path) -> None:
     ):
         trainer(model, tmp_path, rows, objective, teacher_cache=tmp_path).evaluate(rows)
     assert len(passes) == 6, "anchor and alignment ask for the same"
+
+
+def test_every_number_of_the_base_is_in_its_fingerprint() -> None:
+    """Of each weight another single value, the least that can change, makes another base; and so does its configuration."""
+    model = start()
+    seen = {fingerprint(model)}
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    base = {name: value for name, value in tensors.items() if not name.startswith("icl_") and value.is_floating_point()}
+    persistent = [name for name in base if name in model.state_dict()]
+    assert len(persistent) > 50
+    for name in persistent:
+        flat = base[name].detach().view(-1)
+        flat[len(flat) // 3] = torch.nextafter(flat[len(flat) // 3], torch.tensor(torch.inf))
+        seen.add(fingerprint(model))
+    model.config.text_config.rms_norm_eps *= 2
+    seen.add(fingerprint(model))
+    assert len(seen) == len(persistent) + 2
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_states_of_other_weights_are_never_taken(in_place: bool, passes: list[int], tmp_path: Path) -> None:
+    """One trainer, whose base is changed by hand between two evaluations."""
+    data = examples()[:2]
+    made = trainer(start(), tmp_path, data, Objective(anchor=1.0), teacher_cache=tmp_path)
+    weight = made.model.model.text_model.layers[2].mlp.down_proj.weight
+    before = made.evaluate(data)["eval_loss"]
+    with torch.no_grad():
+        if in_place:
+            weight[5, 7] += 1
+        else:
+            weight.data[5, 7] += 1
+    after = made.evaluate(data)["eval_loss"]
+    fresh = trainer(start(), tmp_path, data, Objective(anchor=1.0))
+    with torch.no_grad():
+        fresh.model.model.text_model.layers[2].mlp.down_proj.weight[5, 7] += 1
+    assert after == fresh.evaluate(data)["eval_loss"] != before
