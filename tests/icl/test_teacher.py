@@ -105,7 +105,7 @@ def test_entries_are_told_apart(passes: list[int], tmp_path: Path) -> None:
 
 
 def test_every_number_of_the_base_is_in_its_fingerprint() -> None:
-    """Of each weight another single value, the least that can change, makes another base; and so does its configuration."""
+    """Another single value of any weight, by the least that can be, makes another base; so does its configuration."""
     model = start()
     seen = {fingerprint(model)}
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
