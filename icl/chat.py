@@ -158,7 +158,7 @@ def _images(message: Message, where: str) -> list[Image.Image]:
                 raise ValueError(f"{where}: an image must be of Pillow, a path, or the bytes of a file, got {got}")
             try:
                 images.append(load_image(part["image"]))
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
+            except Exception as error:  # decoders raise whatever a broken file makes them raise
                 raise ValueError(f"{where}: {error}") from error
         elif part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ValueError(f"{where}: a part of a message must be an image or a text, got {part!r:.100}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from hyperbolic.plot.pictures import load_image as load_image
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,6 @@ class Embedded:
 def digest(content: bytes | str) -> str:
     """What tells whether two demonstrations are the same, whatever they are called."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:32]
-
-
-def load_image(image: str | Path | bytes | Image.Image) -> Image.Image:
-    """In RGB, the right way up. Raises what Pillow raises for what is no image, or too large a one."""
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
-        return ImageOps.exif_transpose(file).convert("RGB")
 
 
 class Embedder:

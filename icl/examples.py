@@ -173,12 +173,13 @@ class Demonstrated(Dataset[Example]):
         """The message that asks about a record, and what it shows."""
         record = records[row]
         try:
-            images = [load_image(image) for image in record.images]
             text = self.prompt.format_map(record.fields).strip()
-        except KeyError as error:
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
             known = ", ".join(record.fields)
             raise ValueError(f"Demonstrated: prompt must have fields of {known}, got {error}") from None
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        try:
+            images = [load_image(image) for image in record.images]
+        except Exception as error:  # decoders raise whatever a broken file makes them raise
             raise ValueError(f"Demonstrated: {records.where(row)}: {error}") from error
         parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": text}] if text else parts}

@@ -155,7 +155,9 @@ def _cast(field: pa.Field, values: pa.Array | None, count: int) -> pa.Array:
 def _strings(name: str, values: pa.Array | None, count: int) -> list[str | None]:
     if values is None:
         return [None] * count
-    result = [None if v is None else str(v) for v in values.to_pylist()]
+    if not pa.types.is_string(values.type):
+        raise BankError(f"{name} must be the path of a file, got {values.type}: a bank keeps no images, it names them")
+    result: list[str | None] = values.to_pylist()
     if name == "id" and None in result:
         raise BankError(f"row {result.index(None)} has no id: give every row one, or leave the column out")
     return result

@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.json
 from torch import Tensor
+
+from icl import text_files
+from icl.fields import TEXTS, conformed, converted, plain, settled, text
 
 Source: TypeAlias = str | Path | pa.Table | pa.RecordBatchReader | Mapping[str, Any]
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc", ".csv": "csv"}
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 
 
-def read(source: Source, batch_size: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a JSONL, Parquet, Arrow or CSV file, of a folder of these or of images, of a table, or of columns.
+def read(source: Source, batch_size: int, prompts: bool = False) -> Iterator[pa.RecordBatch]:
+    """Read the rows of a path, a table, or columns, ``batch_size`` at a time.
 
-    Files with a column ``image`` name images relative to themselves. A folder of images gives ``id``, the path in the
-    folder, ``image`` and, for images in subfolders, ``label``. A mapping has one sequence or tensor a column. Rows
-    without ``id`` are numbered.
+    A path is a JSONL, JSON, Parquet, Arrow or CSV file, or a folder of these or of images. Files with a column
+    ``image`` or ``images`` name images relative to themselves. A folder of images gives ``id``, the path in the folder,
+    ``image`` and, for images in subfolders, ``label``. A mapping has one sequence or tensor a column. Rows without
+    ``id`` are numbered.
+
+    ``id``, ``image``, ``text``, ``question`` and ``answer`` are text, ``images`` and ``answers`` lists of texts, as the
+    file has them; a CSV is all text. With ``prompts`` all other columns of single values are text too, and nested ones
+    may be left out. All batches of a path have the same columns. ``ValueError`` names file, line and field.
     """
     if isinstance(source, Mapping):
-        source = pa.table({name: _column(name, values) for name, values in source.items()})
+        source = pa.table({name: _column(name, values, prompts) for name, values in source.items()})
     if isinstance(source, pa.Table):
         batches = iter(source.to_batches(max_chunksize=batch_size))
     elif isinstance(source, pa.RecordBatchReader):
         batches = (part for batch in source for part in _split(batch, batch_size))
     elif isinstance(source, str | Path):
-        batches = _files(Path(source), batch_size)
+        batches = _files(Path(source), batch_size, prompts)
     else:
         raise TypeError(f"source must be a path, a table or a mapping of columns, got {type(source).__name__}")
     row = 0
     for batch in batches:
         if not batch.num_rows:
             continue
+        if not isinstance(source, str | Path):
+            batch = plain(batch, prompts)
         if "id" not in batch.schema.names:
             numbers = pa.array([f"{i:08d}" for i in range(row, row + batch.num_rows)])
             batch = pa.RecordBatch.from_arrays([numbers, *batch.columns], names=["id", *batch.schema.names])
@@ -50,7 +60,7 @@ def _split(batch: pa.RecordBatch, size: int) -> Iterator[pa.RecordBatch]:
         yield batch.slice(i, size)
 
 
-def _column(name: str, values: Any) -> pa.Array:
+def _column(name: str, values: Any, prompts: bool) -> pa.Array:
     if isinstance(values, Tensor):
         values = values.detach().cpu().float().numpy() if values.is_floating_point() else values.cpu().numpy()
     if isinstance(values, np.ndarray) and values.ndim == 2:
@@ -58,43 +68,94 @@ def _column(name: str, values: Any) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise ValueError(f"source: column {name} must have shape (rows,) or (rows, width), got {values.shape}")
+    try:
+        if name in TEXTS or prompts:
+            return pa.array([text(value) for value in values], pa.string())
+    except TypeError:
+        pass  # a column of what Arrow knows as well, such as dates, lists and bytes
     return pa.array(values)
 
 
-def _files(path: Path, batch_size: int) -> Iterator[pa.RecordBatch]:
+def _files(path: Path, batch_size: int, prompts: bool) -> Iterator[pa.RecordBatch]:
     if not path.exists():
         raise FileNotFoundError(f"source: there is nothing at {path}")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in _FORMATS)
+    files = table_files(path)
     if files:
-        formats = {_FORMATS.get(file.suffix.lower()) for file in files}
-        if len(formats) > 1 or None in formats:
-            kinds = sorted({file.suffix for file in files})
-            raise ValueError(f"source: {path} must hold one of {', '.join(_FORMATS)}, got {', '.join(kinds)}")
-        return _tables(files, formats.pop() or "", batch_size)
+        return _tables(files, batch_size, prompts)
     images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
     if not images:
         raise ValueError(f"source: {path} holds neither images nor any of {', '.join(_FORMATS)}")
     return _images(path, images, batch_size)
 
 
-def _tables(files: list[Path], form: str, batch_size: int) -> Iterator[pa.RecordBatch]:
-    for file in files:
-        if form == "json":  # the reader that pyarrow's datasets have for it loses a last line without an end
-            with pa.json.open_json(file) as reader:
-                batches = (part for batch in reader for part in _split(batch, batch_size))
-                yield from (_beside(batch, file.parent) for batch in batches)
+def table_files(path: Path) -> list[Path]:
+    """Return the files of rows at a path, in the order in which they are read. ``ValueError`` unless of one format."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in _FORMATS)
+    formats = {_FORMATS.get(file.suffix.lower()) for file in files}
+    if len(formats) > 1 or None in formats:
+        kinds = sorted({file.suffix for file in files})
+        raise ValueError(f"source: {path} must hold one of {', '.join(_FORMATS)}, got {', '.join(kinds)}")
+    return files
+
+
+def places(path: Path) -> Iterator[str]:
+    """Where each row is: the file, and the line or the number of the row in it."""
+    for file in table_files(path):
+        if _is_text(file):
+            yield from (f"{file}, {place}" for place, _ in text_files.rows(file))
         else:
-            batches = ds.dataset(file, format=form).to_batches(batch_size=batch_size)
-            yield from (_beside(batch, file.parent) for batch in batches)
+            yield from (f"{file}, row {row}" for row in range(_dataset(file).count_rows()))
+
+
+def _is_text(file: Path) -> bool:
+    return _FORMATS[file.suffix.lower()] in ("json", "csv")
+
+
+def _dataset(file: Path) -> ds.Dataset:
+    return ds.dataset(file, format=_FORMATS[file.suffix.lower()])
+
+
+def _tables(files: list[Path], size: int, prompts: bool) -> Iterator[pa.RecordBatch]:
+    """The rows of files of one format, in the columns that they have together."""
+    if _is_text(files[0]):
+        columns = text_files.schema(files, size, prompts)
+        for file in files:
+            for batch in text_files.batches(file, size, columns):
+                yield _beside(batch, file.parent)
+        return
+    columns = pa.schema([])
+    for file in files:
+        with _naming(file):
+            empty = pa.RecordBatch.from_pylist([], schema=_dataset(file).schema)
+            own = converted(empty, prompts).schema
+            columns = pa.unify_schemas([columns, own], promote_options="permissive")
+    columns = settled(columns)
+    for file in files:
+        with _naming(file):
+            for batch in _dataset(file).to_batches(batch_size=size):
+                yield _beside(conformed(converted(batch, prompts), columns), file.parent)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _beside(batch: pa.RecordBatch, folder: Path) -> pa.RecordBatch:
     """Images named relative to the file that names them."""
-    if "image" not in batch.schema.names or not pa.types.is_string(batch.schema.field("image").type):
-        return batch
     folder = folder.resolve()
-    images = [None if name is None else str(folder / name) for name in batch.column("image").to_pylist()]
-    return batch.set_column(batch.schema.get_field_index("image"), "image", pa.array(images, pa.string()))
+    for i, field in enumerate(batch.schema):
+        if field.name == "image" and pa.types.is_string(field.type):
+            names = [name and str(folder / name) for name in batch.column(i).to_pylist()]
+        elif field.name == "images" and field.type == pa.list_(pa.string()):
+            names = [row and [name and str(folder / name) for name in row] for row in batch.column(i).to_pylist()]
+        else:
+            continue
+        batch = batch.set_column(i, field, pa.array(names, field.type))
+    return batch
 
 
 def _images(folder: Path, images: list[Path], batch_size: int) -> Iterator[pa.RecordBatch]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from hyperbolic import models
+from hyperbolic.plot.pictures import load_image
 from hyperbolic.plot.style import (
     ARC,
     INK,
@@ -159,17 +160,12 @@ def _texts(ax: Axes, xy: np.ndarray, texts: Sequence[str], taken: list[np.ndarra
 
 def _thumbnails(ax: Axes, xy: np.ndarray, images: Sequence[str | Path | Image | None], taken: list[np.ndarray]) -> None:
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    rows = [i for i, image in enumerate(images) if image is not None]
-    size = np.full((len(rows), 2), _THUMBNAIL + 4.0)
-    for i in (rows[j] for j in _apart(ax, xy[rows], size, np.zeros_like(size), taken)):
-        given = images[i]
-        if isinstance(given, Image.Image):
-            picture = given.convert("RGB")
-        else:
-            with Image.open(str(given)) as file:
-                picture = file.convert("RGB")
+    given = [(i, image) for i, image in enumerate(images) if image is not None]
+    size = np.full((len(given), 2), _THUMBNAIL + 4.0)
+    for i, image in (given[j] for j in _apart(ax, xy[[i for i, _ in given]], size, np.zeros_like(size), taken)):
+        picture = load_image(image)
         # twice as many pixels as points, for sharp prints
         shown = OffsetImage(np.asarray(ImageOps.contain(picture, (2 * _THUMBNAIL, 2 * _THUMBNAIL))), zoom=0.5)
         box = {"edgecolor": INK, "linewidth": 0.5}

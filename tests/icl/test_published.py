@@ -254,7 +254,7 @@ def test_command(tmp_path: Path) -> None:
         image.unlink()
     ran = command("idefics2-8b", "--model", "testbed", *data, "--limit", "3", "--method", "8-shot")
     assert ran.exit_code == 1
-    assert "row 0: there is no image" in ran.stderr
+    assert "line 1: there is no image" in ran.stderr
     assert ran.stderr.count("\n") == 1
     ran = command("idefics2-8b", "--vqav2", tmp_path / "vqav2", "--method", "nothing")
     assert ran.exit_code == 2
