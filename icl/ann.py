@@ -13,8 +13,9 @@ import json
 import math
 import os
 import warnings
+import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from usearch.compiled import MetricKind, MetricSignature
 from usearch.index import BatchMatches, CompiledMetric, Index
 
 import hyperbolic
+from icl import columns
 from icl.bank import AnchorBank, Hits
-from icl.schema import BankError
+from icl.checks import finite, whole
+from icl.schema import BankError, write_json
 
-FORMAT = 1
+FORMAT = 2
 # Links of a row and rows looked at to find them. Clusters that lie around the origin like the points of a star are
 # hard to reach from each other and need the second, which costs twice the time.
 _GRAPHS = ((32, 128), (64, 256))
@@ -55,7 +58,14 @@ class Record:
     """Rows that a search keeps in sight."""
     candidates: int
     """Of these, how many are ranked exactly."""
+    checksum: int = 0
+    """Of the other fields and the index, by :meth:`checksum_with`."""
     format: int = FORMAT
+
+    def checksum_with(self, index: Path) -> int:
+        """The CRC-32 of this record and of a file."""
+        fields = json.dumps(asdict(replace(self, checksum=0)))
+        return columns.checksum(index, zlib.crc32(fields.encode()))
 
     def why_not(self, bank: AnchorBank, k: int, depth_weight: float) -> str | None:
         """Why this index cannot serve a search, if it cannot."""
@@ -87,7 +97,8 @@ def build(
     """
     if not 0 < recall <= 1:
         raise ValueError(f"ann.build: recall must be above 0 and at most 1, got {recall}")
-    if k < 1 or len(bank) < 2 * k:
+    depth_weight = finite("ann.build: depth_weight", depth_weight)
+    if whole("ann.build: k", k, 0) < 1 or len(bank) < 2 * k:
         raise BankError(f"ann.build: k must be from 1 to {len(bank) // 2}, half of the bank's rows, got {k}")
     order = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))
     held = order[: min(_HELD_OUT, len(bank) // 2)]
@@ -108,19 +119,21 @@ def build(
 def search(bank: AnchorBank, query: Tensor, k: int, *, depth_weight: float = 0.0) -> Hits:
     """As ``bank.search``, but rows may be missed: as many as the index was measured to miss.
 
-    Searches exactly, and says why in a warning, once, if the bank has no index, or one of another version, of a lower
-    recall than was asked for, or built for less than ``k`` or ``depth_weight``.
+    Searches exactly, and says why in a warning, once, if the bank has no index, or one that is damaged, of another
+    version, of a lower recall than was asked for, or built for less than ``k`` or ``depth_weight``.
     """
-    query = bank.checked(query, k)
+    query = bank.checked(query, k, depth_weight)
     record = _read(bank.folder / "ann")
     reason = record.why_not(bank, k, depth_weight) if record else "it has no index: ann.build makes one"
-    if record is None or reason is not None:
-        _say(f"{bank.folder} is searched exactly: {reason}")
-    elif len(query):
-        path = _path(bank.folder / "ann", record)
-        rows = _candidates(_opened(path, path.stat().st_mtime_ns, bank.meta.dim), bank, query, record)
+    if record is not None and reason is None and len(query):
+        index = _opened(bank.folder / "ann", record, bank.meta.dim)
+        rows = None if index is None else _candidates(index, bank, query, record)
         if rows is not None:
             return bank.rank(query, rows, k, depth_weight)
+        if index is None:
+            reason = "its index is damaged: ann.build makes another"
+    if reason is not None:
+        _say(f"{bank.folder} is searched exactly: {reason}")
     return bank.search(query, k, depth_weight=depth_weight)
 
 
@@ -146,7 +159,7 @@ def _measured(
             continue
         share = (bank.rank(query, rows, k, depth_weight).scores >= least).double().mean(1)
         recall = share.mean().item() - 2 * share.std(correction=0).item() / math.sqrt(len(share))
-        record = Record(**{**asdict(record), "recall": recall})
+        record = replace(record, recall=recall)
         if recall >= wanted:
             break
     return record
@@ -210,13 +223,12 @@ def _path(folder: Path, record: Record) -> Path:
 
 def _save(index: Index, folder: Path, record: Record) -> None:
     folder.mkdir(exist_ok=True)
-    path, description = _path(folder, record), folder / "index.json"
+    path = _path(folder, record)
     temporary = path.with_suffix(f".{os.getpid()}")
     index.save(temporary)
+    record = replace(record, checksum=record.checksum_with(temporary))
     temporary.replace(path)
-    temporary = description.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(record), indent=2) + "\n")
-    temporary.replace(description)
+    write_json(folder / "index.json", asdict(record))
     # who has another open keeps it
     for other in folder.glob("*.usearch"):
         if other != path:
@@ -224,17 +236,28 @@ def _save(index: Index, folder: Path, record: Record) -> None:
 
 
 def _read(folder: Path) -> Record | None:
-    """The record of an index that is there as a whole."""
+    """The record of an index that is there as a whole, if its fields are numbers."""
     try:
         record = Record(**json.loads((folder / "index.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return record if _path(folder, record).exists() else None
+    numbers = all(isinstance(value, int | float) for value in asdict(record).values())
+    return record if numbers and _path(folder, record).exists() else None
+
+
+def _opened(folder: Path, record: Record, dim: int) -> Index | None:
+    """The index, memory-mapped; None if it is not what was saved, which could crash whoever walks it."""
+    path = _path(folder, record)
+    try:
+        return _mapped(path, path.stat().st_mtime_ns, record, dim)
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 @lru_cache(maxsize=4)
-def _opened(path: Path, made: int, dim: int) -> Index:
-    """Memory-mapped."""
+def _mapped(path: Path, made: int, record: Record, dim: int) -> Index:
+    if record.checksum_with(path) != record.checksum:
+        raise ValueError(f"{path} is damaged")
     index = Index(ndim=dim, metric=_metric(), dtype="f32", enable_key_lookups=False)
     index.view(path)
     index.metric = _metric()  # the file brings its own

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from contextlib import AbstractContextManager
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import lance
 import numpy as np
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor
 
 from hyperbolic import lorentz, pairwise
-from icl import columns, source, store
+from icl import columns, filters, source, store
+from icl.building import Build, settings
+from icl.checks import finite, finite_points, row_numbers, whole
 from icl.embed import Embedder, Failure
 from icl.ingest import Ingest
 from icl.lift import HyperbolicLift
-from icl.schema import VECTORS, BankError, Meta
+from icl.schema import META, ROWS, BankError, Meta
 
 
 class Hits(NamedTuple):
@@ -37,8 +40,12 @@ class AnchorBank:
     """Demonstrations with their points, in one version of a bank on disk.
 
     Rows have an ``id``, an ``image`` (a path), a ``text``, columns of the user, embeddings, the ``point`` and its
-    ``depth``, the distance to the origin. A bank is opened at a version and stays there while others write;
+    ``depth``, the distance to the origin. A bank is opened at a version and stays there while others write, until one
+    of them gives up that version (:meth:`compact`): then reading raises ``BankError``, and the bank is opened again.
     :meth:`append` and :meth:`delete` move this object to the version that they make.
+
+    Conditions (``where``) are SQL on the columns, such as ``"task = 'vqa' AND depth > 1"``: text in single quotes,
+    columns plainly or in backticks. ``BankError`` if a comparison in it names no column.
 
     >>> import tempfile
     >>> bank = AnchorBank.build(f"{tempfile.mkdtemp()}/bank", {"id": ["a", "b"], "point": torch.eye(2)})
@@ -69,18 +76,16 @@ class AnchorBank:
         return int(self.dataset.version)
 
     def versions(self) -> list[tuple[int, datetime]]:
-        """All versions that can be opened, with when they were made."""
-        return [(int(v["version"]), cast(datetime, v["timestamp"])) for v in self.dataset.versions()]
+        """All versions that can be opened, with when they were made, in UTC."""
+        return store.versions(self.folder)
 
     def nearest_version(self, when: datetime) -> AnchorBank:
-        """The bank as it was at that time. ``BankError`` if it did not exist yet."""
-        before = [version for version, made in self.versions() if made <= when.replace(tzinfo=made.tzinfo)]
-        if not before:
-            raise BankError(f"{self.folder} has no version as old as {when:%Y-%m-%d %H:%M:%S}")
-        return AnchorBank.open(self.folder, max(before))
+        """The bank as it was at that time, which is local if it has no zone. ``BankError`` if there is none as old."""
+        return AnchorBank.open(self.folder, store.version_at(self.folder, when))
 
     def __len__(self) -> int:
-        return int(self.dataset.count_rows())
+        with self._reading():
+            return int(self.dataset.count_rows())
 
     @cached_property
     def lift(self) -> HyperbolicLift | None:
@@ -110,28 +115,36 @@ class AnchorBank:
         without one. ``progress`` is told the number of rows done.
 
         A build that was cut short goes on where it was when it is run again: rows are committed in large pieces, and
-        those that are there are skipped by id.
+        those that are there are skipped by id. A bank that the same build has finished is opened and left alone.
+        ``BankError`` if the folder has another bank, or a build of other rows, curvature, embedder or lift.
         """
+        ingest = Ingest(embedder, lift, c)
         folder = store.to_build(folder)
         with store.writing(folder):
-            uri = folder / "anchors.lance"
-            begun = uri.exists()
-            old = lance.dataset(str(uri)) if begun else None
-            ingest = Ingest(embedder, lift, c, schema=old and old.schema)
-            there = taken = store.ids(old) if old else pa.array([], pa.string())
-            for table in ingest.tables(rows, there, on_failure, progress):
+            finished = (folder / META).exists()
+            old = None if finished else store.committed_rows(folder)
+            ingest.schema = old and old.schema
+            taken = store.ids(old) if old else pa.array([], pa.string())
+            build = Build(folder, settings(embedder, lift, ingest.c), taken)
+            if finished:
+                ingest.reread(rows, build)
+                return cls.open(folder)
+            uri, begun = str(folder / ROWS), old is not None
+            for table in ingest.tables(rows, build, on_failure, progress):
                 store.refuse_duplicates(table, taken)
                 taken = pa.concat_arrays([taken, table.column("id").combine_chunks()])
-                lance.write_dataset(table, str(uri), mode="append" if begun else "create")
+                build.write()
+                lance.write_dataset(table, uri, mode="append" if begun else "create")
                 begun = True
+            build.finish()
             if not begun:
                 shutil.rmtree(folder)
                 raise BankError(f"nothing to build {folder} from: no row could be read and embedded")
-            dataset = lance.dataset(str(uri))
+            dataset = lance.dataset(uri)
             if lift is not None:
                 lift.save(folder / "lift")
             dataset.optimize.compact_files()
-            bank = cls(folder, ingest.meta_of(dataset.schema), lance.dataset(str(uri)))
+            bank = cls(folder, ingest.meta_of(dataset.schema), lance.dataset(uri))
             bank.vectors("point")
             bank.meta.write(folder)  # last: what has it is whole
         return bank
@@ -162,30 +175,31 @@ class AnchorBank:
             self._move(lance.write_dataset(table, latest, mode="append"))
         return int(table.num_rows)
 
-    def delete(self, where: str | Sequence[str]) -> int:
+    def delete(self, ids: Sequence[str] | None = None, *, where: str | None = None) -> int:
         """Removes the rows with these ids, or those for which an SQL condition holds. Returns how many."""
-        if not isinstance(where, str):
-            quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in where)
-            where = f"id IN ({quoted})" if quoted else "false"
+        if (ids is None) == (where is None):
+            raise BankError("delete: give either ids, a list of texts, or where, an SQL condition")
+        where = where if ids is None else filters.of_ids(ids)
         with store.writing(self.folder):
             latest = store.open_rows(self.folder, None)
+            condition = filters.check(where, latest.schema.names)
             before = latest.count_rows()
-            with store.explained(f"cannot delete where {where}"):
-                latest.delete(where)
+            with store.reading(self.folder, latest.version, f"cannot delete where {where}"):
+                latest.delete(condition)
             self._move(store.open_rows(self.folder, None))
         return int(before - self.dataset.count_rows())
 
     def compact(self, keep: int = 1) -> None:
         """Merges small fragments and gives up all but the last ``keep`` versions and what only they held."""
+        keep = whole("compact: keep", keep, 1)
         with store.writing(self.folder):
             latest = store.open_rows(self.folder, None)
             latest.optimize.compact_files()
             self._move(store.open_rows(self.folder, None))
             _, made = sorted(self.versions())[-keep:][0]
-            age = datetime.now(made.tzinfo) - made
-            self.dataset.cleanup_old_versions(older_than=age, delete_unverified=True)
-            left = [int(v["version"]) for v in self.dataset.versions()]
-            columns.forget(self.folder / "vectors", [store.open_rows(self.folder, v) for v in left])
+            self.dataset.cleanup_old_versions(older_than=datetime.now(timezone.utc) - made, delete_unverified=True)
+            left = [store.open_rows(self.folder, version) for version, _ in self.versions()]
+            columns.forget(self.folder / "vectors", left)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -197,16 +211,17 @@ class AnchorBank:
         if column != "point" and column not in self.meta.widths:
             raise BankError(f"{self.folder} has no {column}: build the bank with an embedder, or with that column")
         if column not in self._mapped:
-            width = self.meta.width(column)
-            self._mapped[column] = columns.mapped(self.folder / "vectors", self.dataset.get_fragments(), column, width)
+            width, folder = self.meta.width(column), self.folder / "vectors"
+            with self._reading():
+                fragments = self.dataset.get_fragments()
+                self._mapped[column] = columns.mapped(folder, fragments, column, width, self._intact)
         return self._mapped[column]
 
     def gather(self, rows: Tensor, column: str = "point") -> Tensor:
-        """The vectors of these rows, rows.shape + (width,)."""
+        """The vectors of these rows, rows.shape + (width,). ``BankError`` for numbers that no row has."""
         parts = self.vectors(column)
+        rows = row_numbers(rows, sum(map(len, parts)))
         flat = rows.flatten()
-        if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < len(self)):
-            raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {int(flat.min())} to {int(flat.max())}")
         out = torch.empty(len(flat), self.meta.width(column))
         start = 0
         for part in parts:
@@ -216,32 +231,43 @@ class AnchorBank:
         return out.view(*rows.shape, out.shape[1])
 
     def take(self, rows: Tensor | Sequence[int], names: list[str] | None = None) -> pa.Table:
-        """These rows as a table, in this order: the given columns, or all but the vectors."""
-        index = [int(i) for i in rows]
-        names = [n for n in self.dataset.schema.names if n not in VECTORS] if names is None else names
+        """These rows as a table, in this order: the given columns, or all but the vectors.
+
+        ``BankError`` for numbers that no row has, or a column that is not there.
+        """
+        index = row_numbers(rows, len(self)).flatten()
         # each row once, in the order of the file
-        distinct = sorted(set(index))
-        table = self.dataset.take(distinct, columns=names)
-        places = {row: i for i, row in enumerate(distinct)}
-        return table.take(pa.array([places[row] for row in index], pa.int64()))
+        distinct, places = index.unique(return_inverse=True)
+        with self._reading():
+            table = self.dataset.take(distinct.tolist(), columns=self._known(names))
+        return table.take(pa.array(places.tolist(), pa.int64()))
+
+    def table(self, names: list[str] | None = None) -> pa.Table:
+        """All rows: the given columns, or all but the vectors."""
+        with self._reading():
+            return self.dataset.to_table(columns=self._known(names))
 
     def rows_of(self, column: str, value: str) -> Tensor:
         """The rows whose column of strings, such as "id", is ``value``."""
-        return self.where("`{}` = '{}'".format(column, value.replace("'", "''")))
+        (name,) = self._known([column])
+        return self.where(f"`{name}` = {filters.quoted(value)}")
 
     def where(self, condition: str) -> Tensor:
         """The rows for which an SQL condition on the columns holds, ascending."""
-        with store.explained(f"cannot filter by {condition}"):
-            found = self.dataset.to_table(columns=[], filter=condition, with_row_id=True).column("_rowid").to_numpy()
-        return torch.from_numpy(np.searchsorted(self._row_ids, np.sort(found)).astype(np.int64))
+        checked = filters.check(condition, self.dataset.schema.names)
+        with self._reading(f"cannot filter by {condition}"):
+            found = self.dataset.to_table(columns=[], filter=checked, with_row_id=True).column("_rowid").to_numpy()
+            row_ids = self._row_ids
+        return torch.from_numpy(np.searchsorted(row_ids, np.sort(found)).astype(np.int64))
 
     def search(self, query: Tensor, k: int, *, depth_weight: float = 0.0, where: str | None = None) -> Hits:
         """The ``k`` rows with the largest ``-dist + depth_weight depth`` for each query point (N, dim), exactly.
 
         METHODS 3: ranking by distance and depth. ``where`` is an SQL condition on the columns, such as
         ``"task = 'vqa'"``. Ties go to the earlier row. Memory is that of the result: rows are read where they lie.
+        ``BankError`` for queries that are not finite, for ``k`` under 1.
         """
-        query = self.checked(query, k)
+        query = self.checked(query, k, depth_weight)
         candidates = []
         for points, rows in self._pieces(where):
             best = self._nearest(query, points, min(k, len(points)), depth_weight)
@@ -255,13 +281,11 @@ class AnchorBank:
         best = self._nearest(query, self.gather(rows), min(k, len(rows)), depth_weight)
         return self._hits(query, rows[best], depth_weight)
 
-    def checked(self, query: Tensor, k: int) -> Tensor:
+    def checked(self, query: Tensor, k: int, depth_weight: float) -> Tensor:
         """The query points in float32, if they can be searched for."""
-        if query.dim() != 2 or query.shape[1] != self.meta.dim:
-            raise BankError(f"search: query must have shape (N, {self.meta.dim}), got {tuple(query.shape)}")
-        if k < 1:
-            raise BankError(f"search: k must be at least 1, got {k}")
-        return query.float()
+        whole("search: k", k, 1)
+        finite("search: depth_weight", depth_weight)
+        return finite_points(query, self.meta.dim)
 
     def rank(self, query: Tensor, rows: Tensor, k: int, depth_weight: float = 0.0) -> Hits:
         """The best ``k`` of the given rows (N, any number) for each query, ordered as :meth:`search` orders them."""
@@ -298,6 +322,17 @@ class AnchorBank:
         for part in self.vectors():
             yield part, torch.arange(start, start + len(part))
             start += len(part)
+
+    def _reading(self, what: str | None = None) -> AbstractContextManager[None]:
+        return store.reading(self.folder, self.version, what)
+
+    def _known(self, names: list[str] | None) -> list[str]:
+        return columns.known(names, self.dataset.schema.names)
+
+    @cached_property
+    def _intact(self) -> set[Path]:
+        """Files of vectors whose checksums were compared."""
+        return set()
 
     @cached_property
     def _mapped(self) -> dict[str, list[Tensor]]:

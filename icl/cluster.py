@@ -28,7 +28,7 @@ from icl.bank import AnchorBank, Hits
 from icl.embed import Embedder, Failure
 from icl.ingest import Ingest
 from icl.lift import HyperbolicLift
-from icl.schema import BankError
+from icl.schema import BUILD, META, ROWS, BankError
 
 # The rows whose columns decide those of the bank: as many as one machine reads at first.
 _FIRST = 1 << 10
@@ -113,9 +113,13 @@ def build(
     A build that was cut short starts from the beginning when it is run again.
     """
     folder = store.to_build(folder)
-    uri = folder / "anchors.lance"
+    uri = folder / ROWS
     with store.writing(folder):
-        shutil.rmtree(uri, ignore_errors=True)
+        if (folder / META).exists() or (store.has_rows(folder) and not (folder / BUILD).exists()):
+            raise BankError(f"there is a bank at {folder}: append to it, or build into another folder")
+        for path in (uri, folder / "vectors"):
+            shutil.rmtree(path, ignore_errors=True)
+        (folder / BUILD).unlink(missing_ok=True)
         uri.mkdir()  # from here on, what is there is an unfinished build
         dataset = rows if isinstance(rows, ray.data.Dataset) else _in_blocks(rows, block_rows)
         first = _table(dataset.limit(_FIRST)) if dataset else None
@@ -227,7 +231,7 @@ class ShardedBank:
 
     def search(self, query: Tensor, k: int, *, depth_weight: float = 0.0) -> Hits:
         """As :meth:`AnchorBank.search`: every shard's best are merged by the same exact ranking."""
-        query = self.bank.checked(query, k)
+        query = self.bank.checked(query, k, depth_weight)
         shared = ray.put(query)
         found = ray.get([shard.best.remote(shared, k, depth_weight) for shard in self.shards])
         return self.bank.rank(query, torch.cat(found, 1), k, depth_weight)
@@ -238,9 +242,10 @@ class _Shard:
 
     def __init__(self, folder: Path, version: int, begin: int, end: int, first: int):
         bank = AnchorBank.open(folder, version)
-        fragments = bank.dataset.get_fragments()[begin:end]
         self.first, self.c = first, bank.meta.c
-        self.points = columns.mapped(folder / "vectors", fragments, "point", bank.meta.dim)
+        with store.reading(folder, version):
+            fragments = bank.dataset.get_fragments()[begin:end]
+            self.points = columns.mapped(folder / "vectors", fragments, "point", bank.meta.dim, set())
 
     def best(self, query: Tensor, k: int, depth_weight: float) -> Tensor:
         """The numbers of the best rows of each fragment, in the whole bank."""

@@ -2,12 +2,14 @@
 
 Lance keeps the rows; searching them takes the numbers as they lie in memory. So each fragment's vectors are also kept
 as raw float32 in a file of their own, named after the fragment's data and deletion files. These never change, so the
-copy never goes stale; where it is missing it is made again. A reader maps it and touches only what it compares.
+copy never goes stale; where it is missing it is made again. A file's name ends in the checksum of its content, which
+a reader compares once, before it first maps the file.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from icl.schema import VECTORS, BankError
+
 _BATCH = 1 << 14
+_BLOCK = 1 << 24
 
 
 def vectors(array: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
@@ -32,17 +37,24 @@ def vectors(array: pa.Array | pa.ChunkedArray, width: int) -> np.ndarray:
     return flat.reshape(-1, width)
 
 
-def mapped(folder: Path, fragments: list[Any], column: str, width: int) -> list[Tensor]:
-    """The column of each of these fragments, in the order of its rows."""
+def mapped(folder: Path, fragments: list[Any], column: str, width: int, intact: set[Path]) -> list[Tensor]:
+    """The column of each of these fragments, in the order of its rows.
+
+    Files whose content is not that of their checksum are made again. Those in ``intact`` were compared before; the
+    others are added.
+    """
     folder.mkdir(exist_ok=True)
+    files = {path.name.rsplit(".", 2)[0]: path for path in folder.glob("*.f32")}
     parts = []
     for fragment in fragments:
         rows = fragment.count_rows()
         if not rows:
             continue
-        path = folder / f"{_name(fragment)}.{column}.f32"
-        if not path.exists() or path.stat().st_size != rows * width * 4:
-            _write(path, fragment, column, width)
+        stem = f"{_name(fragment)}.{column}"
+        path = files.get(stem)
+        if path is None or (path not in intact and not _is_intact(path, rows * width * 4)):
+            path = _write(folder, stem, fragment, column, width)
+        intact.add(path)
         parts.append(torch.from_file(str(path), shared=False, size=rows * width, dtype=torch.float32).view(-1, width))
     return parts
 
@@ -61,14 +73,46 @@ def _name(fragment: Any) -> str:
     return f"{data}-{Path(deleted).stem}" if deleted else data
 
 
-def _write(path: Path, fragment: Any, column: str, width: int) -> None:
-    temporary = path.with_suffix(f".f32.{os.getpid()}")
+def known(names: list[str] | None, columns: list[str]) -> list[str]:
+    """Return the names if a bank has these columns; by default those that are no vectors."""
+    if names is None:
+        return [name for name in columns if name not in VECTORS]
+    if unknown := [str(name) for name in names if name not in columns]:
+        raise BankError(f"the bank has no column {', '.join(unknown)}: its columns are {', '.join(columns)}")
+    return names
+
+
+def checksum(path: Path, start: int = 0) -> int:
+    """The CRC-32 of a file, which may go on from that of something else."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            start = zlib.crc32(block, start)
+    return start
+
+
+def _is_intact(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size and path.name.split(".")[-2] == f"{checksum(path):08x}"
+    except FileNotFoundError:  # another process makes it again
+        return False
+
+
+def _write(folder: Path, stem: str, fragment: Any, column: str, width: int) -> Path:
+    temporary = folder / f"{stem}.f32.{os.getpid()}"
+    total = 0
     try:
         with temporary.open("wb") as file:
             for batch in fragment.to_batches(columns=[column], batch_size=_BATCH):
-                file.write(np.ascontiguousarray(vectors(batch.column(0), width), dtype="<f4").data)
+                block = np.ascontiguousarray(vectors(batch.column(0), width), dtype="<f4").data
+                total = zlib.crc32(block, total)
+                file.write(block)
             file.flush()
             os.fsync(file.fileno())
+        path = folder / f"{stem}.{total:08x}.f32"
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    for other in folder.glob(f"{stem}.*.f32"):
+        if other != path:
+            other.unlink(missing_ok=True)
+    return path

@@ -61,6 +61,7 @@ class Embedder:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.dtype = dtype
         self.model = AutoModel.from_pretrained(self.name, dtype=dtype).to(self.device).eval()
         missing = [f for f in ("get_image_features", "get_text_features") if not hasattr(self.model, f)]
         if missing:

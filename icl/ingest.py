@@ -8,11 +8,12 @@ from time import monotonic
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from hyperbolic import lorentz
+from icl.building import Build
+from icl.checks import positive
 from icl.columns import vectors
 from icl.embed import Embedder, Failure, digest
 from icl.lift import HyperbolicLift
@@ -36,7 +37,7 @@ class Ingest:
         schema: pa.Schema | None = None,
     ):
         self.embedder, self.lift = embedder, lift
-        self.c = c if lift is None else lift.c.item()
+        self.c = positive("c", c if lift is None else lift.c.item())
         self.schema = schema
 
     def meta_of(self, schema: pa.Schema) -> Meta:
@@ -46,35 +47,44 @@ class Ingest:
     def tables(
         self,
         rows: Source,
-        done: pa.Array | None,
+        begun: Build | None,
         on_failure: Callable[[Failure], None] | None,
         progress: Callable[[int], None] | None,
     ) -> Iterator[pa.Table]:
-        """What to commit, in large pieces. Rows whose ids are ``done`` are left out before they cost anything."""
+        """What to commit, in large pieces. Rows that ``begun`` has committed are left out before they cost anything."""
         waiting: list[pa.Table] = []
         start, last = 0, monotonic()
         for batch in read(rows, _BATCH):
             numbers = np.arange(start, start + batch.num_rows)
             start += batch.num_rows
             left = batch
-            if done is not None and len(done):
-                fresh = pc.invert(pc.is_in(batch.column("id").cast(pa.string()), value_set=done))
-                left, numbers = batch.filter(fresh), numbers[fresh.to_numpy(zero_copy_only=False)]
+            if begun is not None:
+                fresh = begun.fresh(batch)
+                left, numbers = batch.filter(pa.array(fresh)), numbers[fresh]
             if left.num_rows:
                 waiting.append(self._table(left, numbers.tolist(), on_failure))
             if progress:
                 progress(batch.num_rows)
             count = sum(t.num_rows for t in waiting)
+            if begun is not None and not begun.confirmed:
+                continue
             if count >= _CHUNK or (count and monotonic() - last > _SECONDS):
                 yield pa.concat_tables(waiting)
                 waiting, last = [], monotonic()
         if any(t.num_rows for t in waiting):
             yield pa.concat_tables(waiting)
 
+    def reread(self, rows: Source, begun: Build) -> None:
+        """Refuse rows that are not those of a finished build, without embedding any."""
+        for batch in read(rows, _BATCH):
+            begun.fresh(batch)
+        begun.finish()
+
     def _table(
         self, batch: pa.RecordBatch, numbers: list[int], on_failure: Callable[[Failure], None] | None
     ) -> pa.Table:
         """The rows of the batch that can be embedded; the others go to ``on_failure``, or raise without one."""
+        _check_names(batch.schema.names)
         columns = dict(zip(batch.schema.names, batch.columns))
         strings = {name: _strings(name, columns.pop(name, None), batch.num_rows) for name in _STRINGS}
         given = {name: columns.pop(name) for name in RESERVED if name in columns}
@@ -141,6 +151,15 @@ class Ingest:
         if unknown := (set(columns) | set(embeddings)) - set(self.schema.names):
             have = ", ".join(n for n in self.schema.names if n not in RESERVED)
             raise BankError(f"the bank has no column {', '.join(sorted(unknown))}: its columns are {have}")
+
+
+def _check_names(names: list[str]) -> None:
+    """Refuse columns that the storage cannot keep, or that are there twice."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BankError(f"columns must have different names, got twice: {', '.join(sorted(twice))}")
+    for name in names:
+        if not name or "." in name or "`" in name or name.startswith("_row"):
+            raise BankError(f"column {name!r} needs another name: not empty, without dots, backticks or _row in front")
 
 
 def _cast(field: pa.Field, values: pa.Array | None, count: int) -> pa.Array:

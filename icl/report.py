@@ -81,7 +81,7 @@ score {{ "%.3f"|format(card.score) }}, <span>distance {{ "%.3f"|format(card.dist
 
 def facts(bank: AnchorBank) -> dict[str, Any]:
     """What there is to know of a bank at a glance, of types that JSON has."""
-    depth = bank.dataset.to_table(columns=["depth"]).column("depth").to_numpy()
+    depth = bank.table(["depth"]).column("depth").to_numpy()
     quantiles = np.quantile(depth.astype(np.float64), (0, 0.5, 1)).tolist() if len(depth) else []
     return {
         "folder": str(bank.folder),
@@ -121,7 +121,7 @@ def report(
         label = "label" if "label" in bank.dataset.schema.names else None
     elif label not in bank.dataset.schema.names or label in VECTORS:
         raise BankError(f"{bank.folder} has no column {label} to colour by")
-    table = bank.dataset.to_table(columns=["depth", *([label] if label else [])])
+    table = bank.table(["depth", *([label] if label else [])])
     depth = torch.tensor(table.column("depth").to_numpy())
     labels = table.column(label).to_pylist() if label else None
     if queries is None:
@@ -156,7 +156,10 @@ def _draw(
     """A sample of the bank, the queries and what they found, as a picture and as a page to zoom."""
     sample = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
     rows = torch.cat([sample, hits.rows.flatten()]).unique()
-    reduced = plot.reduce(torch.cat([bank.gather(rows), queries.float()]), c=bank.meta.c, keep_depth=True)
+    points = torch.cat([bank.gather(rows), queries.float()])
+    # a line lies in the plane
+    points = torch.nn.functional.pad(points, (0, max(0, 2 - bank.meta.dim)))
+    reduced = plot.reduce(points, c=bank.meta.c, keep_depth=True)
     found = torch.searchsorted(rows, hits.rows)
     ends = [found, len(rows) + torch.arange(len(queries))[:, None].expand_as(found)]
     edges = torch.stack(ends, -1).flatten(0, 1)

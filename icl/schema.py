@@ -2,6 +2,7 @@
 
 bank/
   bank.json        format, dimensions, curvature, embedder: written last when a bank is made, never changed
+  build.json       settings and rows of the build, by which the same build is known when it is run again
   anchors.lance/   the rows: one transaction a commit, every version readable
   vectors/         the vector columns of each fragment as raw float32, made from the rows, safe to delete
   lift/            the map from embeddings to points, if the bank was built with one
@@ -11,16 +12,18 @@ bank/
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 FORMAT = 1
 VECTORS = ("point", "image_embedding", "text_embedding")
 RESERVED = (*VECTORS, "depth", "digest")
-META = "bank.json"
+META, BUILD, ROWS = "bank.json", "build.json", "anchors.lance"
 
 
 class BankError(ValueError):
@@ -43,12 +46,7 @@ class Meta:
         return self.dim if column == "point" else self.widths[column]
 
     def write(self, folder: Path) -> None:
-        temporary = folder / (META + ".tmp")
-        with temporary.open("w") as file:
-            json.dump(asdict(self), file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / META)
+        write_json(folder / META, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Meta:
@@ -56,7 +54,7 @@ class Meta:
         if not folder.is_dir():
             raise BankError(f"there is no bank at {folder}: build one with AnchorBank.build or `icl bank build`")
         if not path.exists():
-            if (folder / "anchors.lance").exists():
+            if (folder / ROWS).exists():
                 raise BankError(f"the build of {folder} did not finish: run the same build again, it goes on there")
             raise BankError(f"{folder} is not a bank, it has no {META}: name the folder that was given to build")
         try:
@@ -69,8 +67,9 @@ class Meta:
                     "open it with the version that wrote it, or build it again"
                 )
             meta = cls(**values)
-            numbers = (meta.dim, meta.c, *meta.widths.values())
-            if meta.model != "lorentz" or not all(isinstance(n, int | float) and n > 0 for n in numbers):
+            sizes = (meta.dim, *meta.widths.values())
+            plausible = all(type(n) is int and n > 0 for n in sizes) and 0 < meta.c < math.inf
+            if meta.model != "lorentz" or not plausible or not isinstance(meta.embedder, str | None):
                 raise ValueError(f"implausible values {values}")
         except BankError:
             raise
@@ -79,6 +78,16 @@ class Meta:
                 f"{path} is damaged ({error}): restore it from a backup, or build the bank again"
             ) from error
         return meta
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(values, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def vector_type(width: int) -> pa.DataType:

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 
 from hyperbolic import pairwise
 from icl.bank import AnchorBank
+from icl.checks import whole
 from icl.columns import vectors
 from icl.embed import Embedder, Failure
 from icl.ingest import Ingest
@@ -128,7 +129,7 @@ def select(
         raise ValueError(f"select: depth_weight is for the hyperbolic strategy, not {strategy}")
     own = _own_rows(bank, queries)
     most = max((len(rows) for rows in own), default=0)
-    if k < 1 or k + most > len(bank):
+    if whole("select: k", k, 0) < 1 or k + most > len(bank):
         raise BankError(
             f"select: k must be from 1 to {len(bank) - most}, the bank's rows less the query's own, got {k}"
         )

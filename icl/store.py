@@ -3,42 +3,107 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import cast
 
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from icl.schema import BankError
+from icl.checks import whole
+from icl.schema import META, ROWS, BankError
 
 _LOCK_SECONDS = 600
 
 
 def to_build(folder: str | Path) -> Path:
-    """The folder, made if need be, if a bank can be built there, or a build that was cut short go on."""
+    """Return the folder, made if need be, if it has nothing but a bank, or a build that was cut short."""
     folder = Path(folder)
-    if (folder / "bank.json").exists():
-        raise BankError(f"there is a bank at {folder}: append to it, or build into another folder")
+    if folder.exists() and not folder.is_dir():
+        raise BankError(f"{folder} is a file: build into a folder")
+    known = {ROWS, META}
     # a lock alone is what a build leaves that had nothing to commit yet
-    foreign = folder.exists() and any(path.name != ".lock" for path in folder.iterdir())
-    if foreign and not (folder / "anchors.lance").exists():
+    names = {path.name for path in folder.iterdir() if path.name != ".lock"} if folder.exists() else known
+    if names and not names & known:
         raise BankError(f"{folder} is not empty and no bank: build into another folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
+def has_rows(folder: Path) -> bool:
+    """Return whether anything was committed, readable or not."""
+    return any((folder / ROWS).glob("_versions/*"))
+
+
+def committed_rows(folder: Path) -> lance.LanceDataset | None:
+    """Return what a build that was cut short has committed. Without a first commit, its files are removed."""
+    if has_rows(folder):
+        return open_rows(folder, None)
+    shutil.rmtree(folder / ROWS, ignore_errors=True)
+    return None
+
+
 def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
-    uri = folder / "anchors.lance"
+    if version is not None:
+        version = whole("version", version, 1)
+    uri = folder / ROWS
     try:
         return lance.dataset(str(uri), version=version)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         if version is not None and uri.exists():
             raise BankError(f"{folder} has no version {version}: AnchorBank.open(...).versions() lists them") from error
-        raise BankError(
-            f"the rows of {folder} cannot be read ({error}): restore it, or build the bank again"
-        ) from error
+        raise _damaged(folder, error) from error
+
+
+def versions(folder: Path) -> list[tuple[int, datetime]]:
+    """Return all versions that can be opened, with when they were made, in UTC."""
+    made = open_rows(folder, None).versions()
+    # the storage gives local times without a zone
+    return [(int(v["version"]), cast(datetime, v["timestamp"]).astimezone(timezone.utc)) for v in made]
+
+
+def version_at(folder: Path, when: datetime) -> int:
+    """Return the last version made until then. A time without a zone is local."""
+    try:
+        moment = when.astimezone(timezone.utc)
+    except (AttributeError, ValueError, OverflowError) as error:
+        raise BankError(f"when must be a datetime from year 2 to 9998, got {when!r}") from error
+    before = [version for version, made in versions(folder) if made <= moment]
+    if not before:
+        raise BankError(f"{folder} has no version as old as {when}")
+    return max(before)
+
+
+@contextlib.contextmanager
+def reading(folder: Path, version: int, what: str | None = None) -> Iterator[None]:
+    """Explain what the storage raises: the version is gone, or ``what`` cannot be done, by default reading the rows."""
+    try:
+        yield
+    except BankError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        if version not in (number for number, _ in versions(folder)):
+            raise BankError(
+                f"version {version} of {folder} is gone, another process has compacted the bank: open it again"
+            ) from error
+        if what is None:
+            raise _damaged(folder, error) from error
+        raise BankError(f"{what}: {_without_place(error)}") from error
+
+
+def _damaged(folder: Path, error: Exception) -> BankError:
+    reason = _without_place(error)
+    return BankError(f"the rows of {folder} cannot be read ({reason}): restore it, or build the bank again")
+
+
+def _without_place(error: Exception) -> str:
+    """Return a message of the storage without the line of its source code."""
+    return re.sub(r",? *[^ ]*[.]rs:[0-9:]*", "", str(error))
 
 
 @contextlib.contextmanager
@@ -51,14 +116,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise BankError(
             f"another process has been writing to {folder} for {_LOCK_SECONDS} s: try again later"
         ) from error
-
-
-@contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise BankError(f"{what}: {error}") from error
 
 
 def ids(dataset: lance.LanceDataset) -> pa.Array:

@@ -114,9 +114,12 @@ def depths(depth: Tensor, labels: Sequence[Any] | None = None, ax: Axes | None =
     from matplotlib.ticker import MaxNLocator
 
     ax = ax or _axes(8, 3.5)
-    values, groups = depth.detach().cpu().numpy(), groups_of(labels, range(len(depth)))
+    values, groups = depth.detach().double().cpu().numpy(), groups_of(labels, range(len(depth)))
     colours = [colour for _, colour, _ in groups]
-    ax.hist([values[rows] for _, _, rows in groups], bins=40, stacked=True, color=colours, edgecolor="white", lw=0.3)
+    # at least 1 % of the depth, so that points at one depth are one bar and no picture of their rounding
+    ends = values.min(), max(values.max(), values.min() + 0.01 * values.max())
+    stacks = [values[rows] for _, _, rows in groups]
+    ax.hist(stacks, bins=40, range=ends, stacked=True, color=colours, edgecolor="white", lw=0.3)
     ax.set(xlabel="distance to the origin", ylabel="points")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines[["top", "right"]].set_visible(False)

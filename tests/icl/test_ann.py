@@ -137,9 +137,12 @@ def test_other_version_and_low_recall(tmp_path: Path) -> None:
     assert torch.equal(hits.rows[:, 0], torch.arange(50))
     description = bank.folder / "ann" / "index.json"
     good = json.loads(description.read_text())
-    path = bank.folder / "ann" / f"{bank.version}.usearch"
     # it is searched as it was measured
-    assert ann._opened(path, path.stat().st_mtime_ns, 16).expansion_search == good["expansion"]
+    record = ann._read(bank.folder / "ann")
+    assert record is not None
+    index = ann._opened(bank.folder / "ann", record, 16)
+    assert index is not None
+    assert index.expansion_search == good["expansion"]
     for change, message in (
         ({"recall": 0.5}, "measured as 0.500, and 0.95 was asked for"),
         ({"format": 9}, "its index has format version 9"),
@@ -149,6 +152,28 @@ def test_other_version_and_low_recall(tmp_path: Path) -> None:
             assert torch.equal(ann.search(bank, left[:50], K).rows[:, 0], torch.arange(50))
 
 
+@pytest.mark.parametrize("part", ["index", "cut", "record", "types"])
+def test_damaged_index(tmp_path: Path, part: str) -> None:
+    """Searched exactly, with a warning: a flipped link would lead a search out of the index's memory."""
+    points = clusters(300)
+    bank = AnchorBank.build(tmp_path / "bank", {"id": [str(i) for i in range(300)], "point": points}, c=C)
+    ann.build(bank)
+    path, description = bank.folder / "ann" / f"{bank.version}.usearch", bank.folder / "ann" / "index.json"
+    content, record = bytearray(path.read_bytes()), json.loads(description.read_text())
+    if part == "index":
+        for i in range(200, len(content), 37):
+            content[i] ^= 0xFF
+    path.write_bytes(content[:100] if part == "cut" else content)
+    if part in ("record", "types"):
+        changed = {"candidates": record["candidates"] - 5} if part == "record" else {"k": "many", "version": [1]}
+        description.write_text(json.dumps({**record, **changed}))
+    with pytest.warns(RuntimeWarning, match="searched exactly: (its index is damaged|it has no index)"):
+        hits = ann.search(bank, points[:50] * 1.01, K)
+    assert recall(hits.rows, exact(points, points[:50] * 1.01)) == 1
+    ann.build(bank)
+    assert recall(ann.search(bank, points[:50] * 1.01, K).rows, exact(points, points[:50] * 1.01)) >= 0.93
+
+
 def test_arguments(bank: AnchorBank) -> None:
     with pytest.raises(ValueError, match="recall must be above 0"):
         ann.build(bank, 1.5)
@@ -156,6 +181,11 @@ def test_arguments(bank: AnchorBank) -> None:
         ann.build(bank, k=10_001)
     with pytest.raises(BankError, match=r"must have shape \(N, 16\), got \(1, 4\)"):
         ann.search(bank, torch.zeros(1, 4), 3)
+    with pytest.raises(BankError, match="query must be finite in float32, and row 1 is not"):
+        ann.search(bank, torch.tensor([[0.0] * 16, [torch.nan] * 16]), 3)
+    for k in (True, 2.5, "3"):
+        with pytest.raises(BankError, match=r"ann\.build: k must be a whole number"):
+            ann.build(bank, k=k)  # type: ignore[arg-type]
 
 
 def test_without_kernels(bank: AnchorBank, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_versions(bank: AnchorBank) -> None:
     time.sleep(0.01)
     reader = AnchorBank.open(bank.folder)
     bank.append(rows(2, first=60))
-    bank.delete("task = 'vqa'")
+    bank.delete(where="task = 'vqa'")
     assert (len(reader), len(AnchorBank.open(bank.folder, first)), len(bank)) == (60, 60, 31)
     assert [v for v, _ in bank.versions()] == [first, first + 1, first + 2]
     assert bank.nearest_version(between).version == first

@@ -108,9 +108,9 @@ def test_facts(tmp_path: Path) -> None:
     )
     assert known["depth"] == pytest.approx({"least": 0, "median": 11.5 / 4, "greatest": 23 / 4}, rel=1e-6)
     assert known["columns"] == ["id", "image", "text", "digest", "depth", "label"]
-    bank.delete("depth > 1")
+    bank.delete(where="depth > 1")
     assert (facts(bank)["rows"], facts(bank)["versions"]) == (5, 2)
-    bank.delete("true")
+    bank.delete(where="id IS NOT NULL")
     assert facts(bank)["depth"] == {}
     with pytest.raises(BankError, match="has no rows to report"):
         report(bank, tmp_path / "page")
