@@ -263,17 +263,15 @@ class AnchorBank:
     def search(self, query: Tensor, k: int, *, depth_weight: float = 0.0, where: str | None = None) -> Hits:
         """The ``k`` rows with the largest ``-dist + depth_weight depth`` for each query point (N, dim), exactly.
 
-        METHODS 3: ranking by distance and depth. ``where`` is an SQL condition on the columns, such as
-        ``"task = 'vqa'"``. Ties go to the earlier row. Memory is that of the result: rows are read where they lie.
-        ``BankError`` for queries that are not finite, for ``k`` under 1.
+        METHODS 3: ranking by distance and depth, among the rows for which the condition ``where`` holds. Ties go to
+        the earlier row. Memory is that of the result. ``BankError`` for queries that are not finite, ``k`` under 1.
         """
-        query = self.checked(query, k, depth_weight)
-        candidates = []
+        query, candidates = self.checked(query, k, depth_weight), []
         for points, rows in self._pieces(where):
             best = self._nearest(query, points, min(k, len(points)), depth_weight)
             candidates.append(rows[best])
         if not candidates:
-            return self._hits(query, torch.empty(len(query), 0, dtype=torch.int64), depth_weight)
+            candidates = [torch.empty(len(query), 0, dtype=torch.int64)]
         if len(candidates) == 1 or not len(query):
             return self._hits(query, candidates[0], depth_weight)
         # Each query's best of all are among these, so they are its best of these too.

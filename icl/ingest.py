@@ -71,7 +71,7 @@ class Ingest:
             if count >= _CHUNK or (count and monotonic() - last > _SECONDS):
                 yield pa.concat_tables(waiting)
                 waiting, last = [], monotonic()
-        if any(t.num_rows for t in waiting):
+        if any(t.num_rows for t in waiting) and (begun is None or begun.confirmed):
             yield pa.concat_tables(waiting)
 
     def reread(self, rows: Source, begun: Build) -> None:
