@@ -69,6 +69,17 @@ def content(message: Message, images: Sequence[Image.Image]) -> str:
     return digest(" ".join(" ".join(texts).split()))
 
 
+def text_of(records: Records, row: int, prompt: str) -> str:
+    """Return what is asked about a record: ``prompt`` with its fields. ``ValueError`` if it has other fields."""
+    fields = records[row].fields
+    try:
+        return prompt.format_map(fields).strip()
+    except KeyError as error:
+        raise ValueError(f"Demonstrated: prompt must have fields of {', '.join(fields)}, got {error}") from None
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f'Demonstrated: prompt must be such as "{{question}}", got {prompt!r}: {error}') from None
+
+
 class Demonstrated(Dataset[Example]):
     """Records as examples: the teacher is shown ``k`` demonstrations of a pool before the query, the student none.
 
@@ -107,8 +118,9 @@ class Demonstrated(Dataset[Example]):
     ):
         if not 0 <= k <= len(pool):
             raise ValueError(f"Demonstrated: k must be from 0 to {len(pool)}, the records of the pool, got {k}")
-        if k and None in pool.answers:
-            raise ValueError(f"Demonstrated: {pool.where(pool.answers.index(None))}: a demonstration needs an answer")
+        if k and (bare := [row for row, answer in enumerate(pool.answers) if answer is None]):
+            more = f" (and {len(bare) - 1} more rows)" if len(bare) > 1 else ""
+            raise ValueError(f"Demonstrated: {pool.where(bare[0])}{more}: a demonstration needs an answer")
         if strategy != "random" and bank is None:
             raise ValueError(f"Demonstrated: {strategy} needs the bank that it compares records with")
         if seed < 0:
@@ -136,7 +148,7 @@ class Demonstrated(Dataset[Example]):
         if not 0 <= index < len(self):
             raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
         record = self.records[index]
-        query, own = self._ask(self.records, index)
+        query, own = self.ask(self.records, index)
         before: list[Message] = []
         if self.system is not None:
             before.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
@@ -144,7 +156,7 @@ class Demonstrated(Dataset[Example]):
         for row in self._candidates(index):
             if len(shown) == 2 * self.k:
                 break
-            asked, what = self._ask(self.pool, row)
+            asked, what = self.ask(self.pool, row)
             if self._chosen is None and (self.pool.ids[row] == record.id or what == own):
                 continue
             answer = {"role": "assistant", "content": [{"type": "text", "text": self.pool.answers[row]}]}
@@ -169,18 +181,14 @@ class Demonstrated(Dataset[Example]):
                 drawn.add(row)
                 yield row
 
-    def _ask(self, records: Records, row: int) -> tuple[Message, str]:
+    def ask(self, records: Records, row: int) -> tuple[Message, str]:
         """The message that asks about a record, and what it shows."""
         record = records[row]
-        try:
-            text = self.prompt.format_map(record.fields).strip()
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            known = ", ".join(record.fields)
-            raise ValueError(f"Demonstrated: prompt must have fields of {known}, got {error}") from None
         try:
             images = [load_image(image) for image in record.images]
         except Exception as error:  # decoders raise whatever a broken file makes them raise
             raise ValueError(f"Demonstrated: {records.where(row)}: {error}") from error
+        text = text_of(records, row, self.prompt)
         parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": text}] if text else parts}
         return message, content(message, images)

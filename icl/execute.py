@@ -21,9 +21,10 @@ from icl.examples import Demonstrated
 from icl.fitting import fit_examples
 from icl.models import identity, load_model
 from icl.prompt import Collator
+from icl.row_check import check_rows
 from icl.run_folder import CHECKPOINTS, FORMAT, adapter_checksums, begun, check_unchanged, exclusive, write_run
 from icl.runs import Run
-from icl.splits import open_split, sample
+from icl.splits import FileSplit, open_split, sample
 from icl.train import DistillTrainer, answer_accuracy, training_arguments
 
 Step = Callable[[int, int, float | None], None]
@@ -45,6 +46,11 @@ def train(run: Run, out: str | Path, on_step: Step | None = None, notice: Notice
     _check(run)
     sources = {"train": run.data.train, "dev": run.data.dev}
     splits = {part: open_split(source, part, run.data.show) for part, source in sources.items() if source is not None}
+    for split in splits.values():  # also where no teacher sees them: a pool that is too small is not what was meant
+        if isinstance(split, FileSplit) and (run.data.shots or 0) > len(split.pool):
+            raise ValueError(
+                f"data.shots must be at most {len(split.pool)}, the rows of the pool, got {run.data.shots}"
+            )
     seed = run.training.seed
     fitted = all(config.fitted for config in run.method)
     shots = run.data.shots if run.aim.needs_teacher or fitted else 0
@@ -58,6 +64,7 @@ def train(run: Run, out: str | Path, on_step: Step | None = None, notice: Notice
     record = begun(run, digests, out)
     if record is not None and record["finished"]:
         return record
+    check_rows(examples, _answered(run, fitted), out)
     with exclusive(out):
         record = begun(run, digests, out) or _new_record(run)
         if record["finished"]:
@@ -94,6 +101,12 @@ def _new_record(run: Run) -> dict[str, Any]:
         "seconds": 0.0,
         "versions": {"hyperbolic-icl": __version__, "python": platform.python_version(), **versions},
     }
+
+
+def _answered(run: Run, fitted: bool) -> set[str]:
+    """The sets whose rows are of no use without an answer."""
+    parts = {"train", "dev"} if run.aim.ce and not fitted else set()
+    return parts | ({"dev"} if run.training.choose_by == "accuracy" else set())
 
 
 def _check(run: Run) -> None:
