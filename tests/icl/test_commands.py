@@ -60,7 +60,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-FAST = ("--model", "testbed", "--shots", "2", "--epochs", "2", "--batch-size", "20")
+FAST = ("--model", "testbed", "--shots", "2", "--epochs", "2", "--batch-size", "20", "--lr", "0.005")
 DATA = ("--data", "train.jsonl", "--dev", "dev.jsonl", *FAST)
 
 
