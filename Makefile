@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install -q --no-compile --prefer-binary -c constraints.txt
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: test demo lint accuracy bench docs evidence lock compat clean
+.PHONY: test demo lint accuracy bench docs evidence lock compat fuzz clean
 
 test: .venv/test
 	$(BIN)/python -m pytest -n 2
@@ -41,6 +41,13 @@ lock:
 
 compat: .venv/test
 	$(BIN)/python bench/compat.py
+
+# Into a folder of its own: a library with sanitizers loads into no process that does not bring them.
+SANITIZED := build/sanitized
+fuzz: .venv/test
+	HYPERBOLIC_BUILD_CPU=native HYPERBOLIC_BUILD_CUDA=none HYPERBOLIC_BUILD_FLAGS='-fsanitize=address,undefined -O1 -g1' \
+	$(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp $(SANITIZED)-objects
+	PYTHONPATH=bench:. $(BIN)/python -m fuzz --sanitized $(SANITIZED) $(FUZZ)
 
 .venv/torch: constraints.txt
 	$(PYTHON) -m venv .venv

@@ -11,6 +11,7 @@ HYPERBOLIC_BUILD_CPU   "all" instruction sets; "native": the best that this mach
                        "avx2,baseline". A library that has these and more stays as it is.
 HYPERBOLIC_BUILD_CUDA  "nvcc": where there is nvcc, with a GPU or not; "gpu": where there are nvcc, a GPU, and a torch
                        that uses it; "none".
+HYPERBOLIC_BUILD_FLAGS more flags for the compiler and the linker of the CPU library, after all others: sanitizers.
 
 What was compiled for one of them is kept in build/ and not compiled again for the next, if nothing has changed.
 """
@@ -50,6 +51,7 @@ AVX512 = [f"-mavx512{part}" for part in ("f", "cd", "bw", "dq", "vl")]
 INSTRUCTION_SETS = {"avx512": [*AVX2, *AVX512, "-mprefer-vector-width=512"], "avx2": AVX2, "baseline": []}
 BUILD_CPU = os.environ.get("HYPERBOLIC_BUILD_CPU") or "all"
 BUILD_CUDA = os.environ.get("HYPERBOLIC_BUILD_CUDA") or "nvcc"
+BUILD_FLAGS = shlex.split(os.environ.get("HYPERBOLIC_BUILD_FLAGS", ""))
 
 NVCC = shutil.which("nvcc", path=f"{os.environ['CUDA_HOME']}/bin" if "CUDA_HOME" in os.environ else None)
 HOST_COMPILER = [f"-ccbin={os.environ['CXX']}"] if "CXX" in os.environ else []
@@ -125,7 +127,8 @@ class BuildKernels(build_ext):
         flags_of = {f"{name}.cpp": flags for name, flags in INSTRUCTION_SETS.items()}
         flags_of["isa.cpp"] = [f"-DHYPERBOLIC_HAS_{name.upper()}" for name in wanted]
         left_out = {f"{name}.cpp" for name in INSTRUCTION_SETS if name not in wanted}
-        ext.extra_compile_args, ext.library_dirs = [*FLAGS, *self.torch_flags], self.torch_folders
+        ext.extra_compile_args, ext.library_dirs = [*FLAGS, *self.torch_flags, *BUILD_FLAGS], self.torch_folders
+        ext.extra_link_args = BUILD_FLAGS
         ext.sources = [source for source in ext.sources if Path(source).name not in left_out]
         compile_one, link = self.compiler._compile, self.compiler.link_shared_object
         calls, jobs = [], []

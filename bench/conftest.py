@@ -22,6 +22,7 @@ collect_ignore = [
     "accuracy.py",
     "ann.py",
     "bank.py",
+    "fuzz",
     "gpu.py",
     "latency.py",
     "losses.py",

@@ -46,7 +46,7 @@ def train(
     system: System = None,
     epochs: Annotated[float | None, typer.Option(help="Default: 5.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of the optimiser, instead of epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; default: the best in a few short trainings.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; default: 0.005.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: 8.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of parameters, order and demonstrations; default: 0.")] = None,
     as_json: AsJson = False,
@@ -85,7 +85,7 @@ def train(
                 what = "training" if best is None else f"training, dev {run.training.choose_by} {best:.4g}"
                 bar.update(line, completed=step, total=total, what=what)
 
-            told = execute(run, out, show)
+            told = execute(run, out, show, lambda text: say(text, "yellow"))
     except KeyboardInterrupt as error:
         say("stopped: run the same command again, it goes on after the last epoch", "yellow")
         raise typer.Exit(INTERRUPTED) from error

@@ -66,8 +66,6 @@ class Training:
         epochs: at the end of each, ``dev`` is looked at.
         steps: of the optimiser, instead of ``epochs``.
         batch_size: examples in memory at a time; a step takes ``accumulation`` times as many.
-        learning_rate: of AdamW, at the height of a cosine. ``None`` looks for one by short trainings
-            (:mod:`icl.rates`): what is right for one base and method is not for others.
         choose_by: what of ``dev`` decides which epoch is kept: the least loss, or the most answers whose tokens are
             all right.
         seed: of the parameters' start, the order of examples and their demonstrations.
@@ -76,7 +74,7 @@ class Training:
 
     epochs: float = 5.0
     steps: int | None = None
-    learning_rate: float | None = None
+    learning_rate: float = 5e-3
     batch_size: int = 8
     accumulation: int = 1
     choose_by: Literal["loss", "accuracy"] = "loss"
@@ -90,8 +88,6 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training.{name} must be positive, got {value}")
-        if self.learning_rate is not None and self.learning_rate > 1:
-            raise ValueError(f"training.learning_rate must be at most 1, got {self.learning_rate}")
         if self.seed < 0:
             raise ValueError(f"training.seed must not be negative, got {self.seed}")
 

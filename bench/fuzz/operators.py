@@ -1,0 +1,97 @@
+"""``torch.ops.hyperbolic``, called directly: whoever does that goes past the checks of the Python functions.
+
+The kernel must do what the reference does on clones: return the same, up to rounding, or refuse both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from fuzz import functions, tensors
+from fuzz.comparison import Reference, compare, outcome
+from fuzz.isolation import Fault
+from hyperbolic.ops.dispatch import Level, Op
+
+ALLOWED = (ValueError, TypeError, IndexError, RuntimeError)
+# Of operators that are no formula on rows, by the names of their schemas.
+_DIMS = {"query": ("N", "D"), "bank": ("M", "D"), "x": ("N", "D"), "y": ("M", "D")}
+_DIMS |= dict.fromkeys(("labels", "partition", "g", "h"), ("N",))
+_NUMBERS = {"int": (1, 2, 3, 20, 0, -1, 2**40, -(2**63)), "float": functions._NUMBERS[:-1], "bool": (True, False)}
+
+
+@cache
+def operators() -> dict[str, Any]:
+    """All that are registered and run on a CPU."""
+    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("hyperbolic::")]
+    named = {n.removeprefix("hyperbolic::").removesuffix("."): n for n in names}
+    return {name: getattr(torch.ops.hyperbolic, name).default for name in sorted(named)}
+
+
+@cache
+def _cores() -> dict[str, list[tuple[str, ...]]]:
+    """The trailing dimensions of the arguments of formulas on rows and of their derivatives."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+
+    def add(level: Level | None) -> None:
+        while level is not None:
+            found[level.name] = [core.dims for core in level.cores]
+            level = level._derivative
+
+    for module in functions._MODULES:
+        for each in vars(module).values():
+            for op in each.values() if isinstance(each, dict) else [each]:
+                if isinstance(op, Op):
+                    add(op.level)
+    return found
+
+
+def prepare() -> None:
+    functions.prepare()
+
+
+def recipes() -> st.SearchStrategy[dict[str, Any]]:
+    return st.sampled_from(sorted(operators())).flatmap(_calls)
+
+
+@st.composite
+def _calls(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    schema = operators()[name]._schema.arguments
+    known = _cores().get(name)
+    dims = [known[i] if known else _DIMS.get(a.name, ()) for i, a in enumerate(schema)]
+    drawn = draw(tensors.shapes(dims))
+    arguments: list[Any] = []
+    for argument, shape, core in zip(schema, drawn, dims):
+        kind = str(argument.type)
+        if kind != "Tensor":
+            arguments.append(draw(st.sampled_from(_NUMBERS.get(kind, (None,)))))
+            continue
+        usual = ("int64",) if argument.name == "labels" else tensors.FLOATS if core else ("float64", "float32")
+        dtypes = st.sampled_from(usual * 12 + tensors.FOREIGN)
+        inside = "poincare" in name and "D" in core
+        arguments.append(draw(dtypes.flatmap(lambda d, s=shape, i=inside: tensors.tensors(s, (d,), inside=i))))
+    return {"call": name, "arguments": arguments}
+
+
+def judge(recipe: Mapping[str, Any]) -> None:
+    """``Fault`` where the kernel does not do what the reference does on clones."""
+    name = recipe["call"]
+    operator = operators()[name]
+    given = [tensors.build(a) if tensors.is_tensor(a) else a for a in recipe["arguments"]]
+    with torch.no_grad():
+        got = outcome(lambda: operator(*given), ALLOWED)
+        if any(map(tensors.is_huge, recipe["arguments"])):
+            return
+        with Reference():
+            want = outcome(lambda: operator(*map(tensors.clone, given)), ALLOWED)
+    if isinstance(want, Exception) and not isinstance(got, Exception):
+        raise Fault(f"{name}: a result where the reference ends in {type(want).__name__}", repr(want))
+    if isinstance(got, Exception):
+        # A kernel may refuse more than it is ever given by the functions.
+        return
+    for a, b in zip(got, want):
+        compare(a, b, name, loose=True)
