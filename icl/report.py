@@ -54,7 +54,7 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
 <p>{{ shown }} rows drawn at random, the queries (stars) and their neighbours, joined by geodesics, from {{ dim }} to 2
 dimensions by hyperbolic multidimensional scaling: distances to the origin are kept, directions minimise the stress of
 all distances. Stress {{ "%.3f"|format(stress) }}; {{ "%.0f"|format(100 * explained) }} % of the distances' variance
-survives. Thin rings are at radius 1 to 4. <a href="disk.html">To zoom and to hover over</a>.</p>
+survives. Thin rings carry their radius. <a href="disk.html">To zoom and to hover over</a>.</p>
 <h2>Depth</h2>
 <img src="depth.png" alt="histogram of the distances to the origin">
 {% for query in queries %}

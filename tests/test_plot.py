@@ -90,6 +90,28 @@ def test_nothing_leaves_the_disk() -> None:
             assert (np.hypot(*xy.T) <= 1).all()
 
 
+@pytest.mark.parametrize("depth", [0.05, 0.7, 3.0, 40.0])
+def test_the_view_is_of_the_points(depth: float, tmp_path: Path) -> None:
+    """Points take up most of it, wherever they are; rings at the radii that are in view carry their radius."""
+    turn = torch.linspace(0, 2 * math.pi, 13, dtype=torch.float64)
+    x = math.sinh(depth) * torch.stack([turn.cos(), turn.sin()], 1)
+    edge = math.tanh(depth / 2)
+    rings = [f"{ring:g}" for ring in (0.25, 0.5, 1, 2, 3, 4) if ring < depth]
+    ax = plot.disk(x)
+    for low, high in (ax.get_xlim(), ax.get_ylim()):
+        assert low == -high
+        assert edge < high < 1.2 * edge
+    assert [text.get_text() for text in ax.texts][: len(rings)] == rings
+    figure = plot.figure(x)
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        assert axis.range == (pytest.approx(ax.get_xlim()[0]), pytest.approx(ax.get_xlim()[1]))
+    assert [note.text for note in figure.layout.annotations][: len(rings)] == rings
+
+
+def test_the_origin_alone_is_seen_on_the_whole_disk() -> None:
+    assert plot.disk(torch.zeros(3, 2)).get_xlim() == (-1.03, 1.03)
+
+
 def test_labels_have_a_legend() -> None:
     """The nine most frequent have a colour, whatever characters they are made of; the rest is grey."""
     counts = {"_hidden": 20, "$x^{$": 15, HOSTILE: 12, **{f"label {i}": 11 - i for i in range(9)}}

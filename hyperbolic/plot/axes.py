@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,13 @@ from hyperbolic.plot.style import (
     INK,
     PAPER,
     RING,
-    RINGS,
     STAR,
     Group,
     arcs_between,
+    extent_of,
     groups_of,
     hyperboloid,
+    rings_within,
     shortened,
     split,
 )
@@ -47,7 +47,9 @@ def disk(
     stars: Sequence[int] = (),
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws points (N, 2) of either model on the Poincaré disk, scaled to the unit disk; returns the axes.
+    """Draw points (N, 2) of either model on the Poincaré disk, scaled to the unit disk, and return the axes.
+
+    The view is zoomed about the origin to the points, so the rim is only seen where points are near it.
 
     Args:
         labels: (N,) colour the points: the most frequent values get a colour each and a legend, a floating point
@@ -57,7 +59,7 @@ def disk(
         edges: (E, 2) int64, rows of ``points`` to join by geodesics, which are arcs that meet the rim at right angles.
         stars: rows of ``points`` to draw as red stars above the others; they have no part in the labels.
 
-    Thin rings are at radius 1, 2, 3 and 4, the radius being sqrt(c) times the distance to the origin.
+    Thin rings carry their radius, which is sqrt(c) times the distance to the origin.
 
     >>> ax = disk(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), texts=["origin", "far"])
     >>> ax.collections[0].get_offsets().data.round(4)
@@ -69,14 +71,16 @@ def disk(
 
     x = hyperboloid("disk", points, c, model, labels=labels, texts=texts, images=images)
     xy = models.lorentz_to_poincare(x).numpy()
-    width = 1.03 if texts is None else 1.25
+    extent = extent_of(xy)
+    width = 1.0 if texts is None else 1.2
     ax = ax or _axes(6.2 * width + (0 if labels is None else 1.8), 6.2)
     ax.set_aspect("equal")
     ax.set_axis_off()
-    ax.set(xlim=(-width, width), ylim=(-1.03, 1.03))
+    ax.set(xlim=(-width * extent, width * extent), ylim=(-extent, extent))
     ax.add_patch(Circle((0, 0), 1, facecolor=PAPER, edgecolor=INK, linewidth=1.2, zorder=0))
-    for radius in RINGS:
-        ax.add_patch(Circle((0, 0), math.tanh(radius / 2), fill=False, edgecolor=RING, linewidth=0.8, zorder=1))
+    for ring, radius in rings_within(extent).items():
+        ax.add_patch(Circle((0, 0), radius, fill=False, edgecolor=RING, linewidth=0.8, zorder=1))
+        ax.text(0, radius, f"{ring:g}", color=ARC, fontsize=_FONT, ha="center", va="center", zorder=1)
     if edges is not None:
         ax.add_collection(LineCollection(list(arcs_between(x, edges).numpy()), colors=ARC, linewidths=0.8, zorder=2))
     style: dict[str, Any] = {

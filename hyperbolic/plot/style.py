@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,9 @@ from hyperbolic import lorentz, models
 # Paul Tol's "muted" scheme, told apart by colour-blind readers too; what has no colour of its own is grey.
 COLOURS = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddaa33", "#882255", "#44aa99", "#aa4499", "#999933")
 GREY, PAPER, INK, RING, ARC, STAR = "#b8bcc2", "#fbfbfd", "#30343b", "#e2e5ea", "#8d96a3", "#d62728"
-RINGS = (1.0, 2.0, 3.0, 4.0)
+RINGS = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+# The half width of a view of the whole disk, and how much wider than its points a narrower one is.
+_WHOLE, _MARGIN = 1.03, 1.1
 # Points on a drawn geodesic: between opposite points at radius 15 the polygon is within 1e-3 of the arc.
 _STEPS = 129
 
@@ -37,6 +40,19 @@ def hyperboloid(
             raise ValueError(f"{function}: {name} must have one entry a point, got {len(column)} for {len(points)}")
     x = points.detach().double().cpu()
     return math.sqrt(c) * (x if model == "lorentz" else models.poincare_to_lorentz(x, c))
+
+
+def extent_of(xy: np.ndarray) -> float:
+    """Return the half width of a square about the origin that holds the points (N, 2) of the disk, with a margin.
+
+    Geodesics among the points stay within it. The whole disk where there is no point but the origin.
+    """
+    return min(_WHOLE, _MARGIN * float(np.hypot(*xy.T).max(initial=0.0))) or _WHOLE
+
+
+def rings_within(extent: float) -> dict[float, float]:
+    """Return the rings to draw in a square of this half width: Euclidean radius on the disk by hyperbolic radius."""
+    return {ring: math.tanh(ring / 2) for ring in RINGS if math.tanh(ring / 2) < extent}
 
 
 def arcs_between(x: Tensor, edges: Tensor) -> Tensor:

@@ -12,7 +12,19 @@ import torch
 from torch import Tensor
 
 from hyperbolic import lorentz, models
-from hyperbolic.plot.style import ARC, INK, PAPER, RING, RINGS, STAR, arcs_between, groups_of, hyperboloid, split
+from hyperbolic.plot.style import (
+    ARC,
+    INK,
+    PAPER,
+    RING,
+    STAR,
+    arcs_between,
+    extent_of,
+    groups_of,
+    hyperboloid,
+    rings_within,
+    split,
+)
 
 # plotly's own page tells telephones nothing of the width.
 _PAGE = """<!doctype html>
@@ -74,12 +86,16 @@ def figure(
     names = [str(i) for i in range(len(x))] if texts is None else texts
     hover = [f"{_escaped(name)}<br>depth {d:.3f}" for name, d in zip(names, depth)]
     shown = go.Figure()
-    for radius in (1.0, *(math.tanh(r / 2) for r in RINGS)):
+    extent = extent_of(xy)
+    rings = rings_within(extent)
+    for radius in (1.0, *rings.values()):
         shown.add_shape(
             type="circle", x0=-radius, y0=-radius, x1=radius, y1=radius, layer="below",
             line={"color": INK if radius == 1 else RING, "width": 1.5 if radius == 1 else 1},
             fillcolor=PAPER if radius == 1 else None,
         )  # fmt: skip
+    for ring, radius in rings.items():
+        shown.add_annotation(x=0, y=radius, text=f"{ring:g}", showarrow=False, font={"color": ARC, "size": 10})
     if edges is not None:
         arcs = torch.nn.functional.pad(arcs_between(x, edges), (0, 0, 0, 1), value=torch.nan).flatten(0, 1).numpy()
         line = {"color": ARC, "width": 1}
@@ -96,7 +112,7 @@ def figure(
             x=xy[stars, 0], y=xy[stars, 1], mode="markers", hovertext=[hover[i] for i in stars], hoverinfo="text",
             marker={**dot, "color": STAR, "size": 15, "symbol": "star"}, customdata=stars, showlegend=False,
         )  # fmt: skip
-    hidden = {"visible": False, "range": [-1.03, 1.03]}
+    hidden = {"visible": False, "range": [-extent, extent]}
     shown.update_layout(
         template="plotly_white", xaxis=hidden, yaxis={**hidden, "scaleanchor": "x"}, showlegend=labels is not None,
         margin={"l": 10, "r": 10, "t": 10, "b": 10},

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from icl.demo import figures, tables
+from icl.demo import figures, tables, verdict
 from icl.demo.plan import Plan
 from icl.demo.tables import Results
 from icl.testbed.ground import BASES
@@ -36,6 +36,7 @@ def write(plan: Plan, results: Results, folder: Path) -> Path:
     for job, result in results.items():
         kinds.setdefault(job.kind, []).append({"method": job.name, "task": job.task, **result})
     first = kinds["selection"][0]
+    outcomes = verdict.outcomes(rows)
     cpu = sum(result["cpu_seconds"] for result in results.values())
     page = _PAGES.get_template("page.html").render(
         plan=plan,
@@ -46,6 +47,12 @@ def write(plan: Plan, results: Results, folder: Path) -> Path:
         bank=first["bank"],
         disk=first["disk"],
         lift=first["lift"],
+        samples=first["samples"],
+        query=first["query"],
+        sheets=first["sheets"],
+        outcomes=outcomes,
+        headline=verdict.headline(outcomes),
+        choice=verdict.choice(choices),
         chosen={
             name: [row for row in choices if row.strategy == name]
             for name in dict.fromkeys(r.strategy for r in choices)

@@ -63,10 +63,12 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
     given = Queries(points, asked[chosen], ids=[f"held-out-{i}" for i in chosen.tolist()])
     with torch.inference_mode():
         seen, shown = (encode(model, images.pixel_values(split.pixels)) for split in (train, held))
-    accuracy = {}
+    accuracy, sheets = {}, []
     for name, options in STRATEGIES.items():
         for k in shots:
             found = select(bank, given, k, seed=seed, **options)
+            if k == shots[min(1, len(shots) - 1)]:
+                sheets.append({"strategy": name, "cards": [_card(train, row) for row in found[0].tolist()]})
             pictures = torch.cat([seen[found], shown[chosen][:, None]], 1)
             digits = train.labels[found], held.labels[chosen]
             accuracy[f"{name}/{k}"] = _right(model, processor, pictures, *digits, seed)
@@ -76,7 +78,15 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
         "lift": fitted.to_dict(),
         "bank": {"rows": len(bank), "dim": bank.meta.dim, "c": bank.meta.c},
         "disk": _disk(bank, train, held, points, chosen, seed),
+        "samples": [_card(train, int((train.labels == digit).nonzero()[0])) for digit in range(len(DIGITS))],
+        "query": _card(held, int(chosen[0])),
+        "sheets": sheets,
     }
+
+
+def _card(split: images.Images, row: int) -> dict[str, str]:
+    """Return an image with its label, for a page."""
+    return {"picture": data_uri(split.png(row)), "label": DIGITS[int(split.labels[row])]}
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from icl.demo.plan import FULL
+from icl.demo.selection import STRATEGIES
 from tests.icl.browser import PHONE, WIDE, page_of
 from tests.icl.test_demo import written
 
@@ -27,6 +28,11 @@ def test_report(browser: Any, report: Path, width: int) -> None:
         assert page.locator("#methods tr").count() > len(FULL.trials)
         assert page.locator("#ablations tr").count() == len(FULL.ablations) + 1
         assert page.locator("#choices .errorbar").count() > 0
+        # the data is seen without pointing at anything: a digit each, the query, and what each strategy chose
+        cards = page.locator(".cards img")
+        assert cards.count() == 10 + 1 + 4 * len(STRATEGIES)
+        assert cards.evaluate_all("all => all.every(i => i.naturalWidth > 0 && i.checkVisibility())")
+        assert page.locator("#outcomes tr").count() == 1 + len({trial.task for trial in FULL.trials})
         images = page.locator(".attention img")
         assert images.count() == 2
         assert images.evaluate_all("all => all.every(i => i.naturalWidth > 0)")
