@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -125,7 +126,8 @@ def planned(environments: Environments, ranges: Mapping[str, Requirement]) -> li
 def versions_of(name: str, environments: Environments, ranges: Mapping[str, Requirement]) -> dict[str, str]:
     others = {package: requirement for package, requirement in ranges.items() if package != "torch"}
     if name == FLOORS:
-        return environments.resolve(f"{extras(r)}=={floor(r)}" for r in others.values())
+        free = others.keys() - pinned_by_torch()
+        return environments.resolve(f"{extras(r)}=={floor(r)}" for package, r in others.items() if package in free)
     if name == NEWEST:
         return environments.resolve(f"{extras(r)}{r.specifier}" for r in others.values())
     package = name.partition("==")[0]
@@ -133,6 +135,12 @@ def versions_of(name: str, environments: Environments, ranges: Mapping[str, Requ
         raise typer.BadParameter(f"no extra asks for {package}; there are {', '.join(others)}")
     wanted = [name, *(f"{extras(r)}{r.specifier}" for other, r in others.items() if other != package)]
     return environments.resolve(wanted, locked())
+
+
+def pinned_by_torch() -> set[str]:
+    """Return the packages of which torch accepts one release alone: its builds for GPUs bring the Triton they fit."""
+    wanted = [Requirement(text) for text in metadata.requires("torch") or ()]
+    return {canonicalize_name(r.name) for r in wanted if any(part.operator == "==" for part in r.specifier)}
 
 
 def extras(requirement: Requirement) -> str:

@@ -83,6 +83,13 @@ def test_what_only_torch_needs_is_left_out() -> None:
 # --- docs/compatibility.md -----------------------------------------------------------------------------------------
 
 
+def test_floors_leave_out_what_torch_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of torch for GPUs asks for one release of Triton, so no other can be tried beside it."""
+    gpu = ["sympy>=1.13.3", "Jinja2", 'nvidia-nccl-cu13==2.29.7; platform_system == "Linux"', "triton==3.7.1"]
+    monkeypatch.setattr(compat.metadata, "requires", {"torch": gpu}.get)
+    assert compat.pinned_by_torch() == {"nvidia-nccl-cu13", "triton"}
+
+
 def test_page_is_that_of_the_measurements_and_of_the_ranges() -> None:
     rows = compat.read(compat.DOCS / "compatibility.csv")
     page = (compat.DOCS / "compatibility.md").read_text(encoding="utf-8")
