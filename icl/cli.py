@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from zipfile import BadZipFile
 
-import numpy as np
-import torch
 import typer
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from icl import commands, pairs
-from icl import lift as lifts
-from icl.bank import AnchorBank, Hits
-from icl.console import OUT, AsJson, Failed, Group, print_json, print_result, progress
+from icl import commands
+from icl.choices import Order, Pairing, Strategy
+from icl.console import MAX_SEED, OUT, AsJson, Failed, Group, print_json, print_result, progress
 from icl.demo.commands import demo
-from icl.embed import Embedder
-from icl.schema import BankError
-from icl.select import Order, Queries, Strategy
-from icl.select import select as choose
 from icl.testbed.commands import app as testbed_app
+
+if TYPE_CHECKING:  # what a command works with it imports itself, so that help and wrong usage cost nothing
+    from torch import Tensor
+
+    from icl.bank import AnchorBank, Hits
+    from icl.embed import Embedder
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, help="Demonstrations in context.")
 bank_app = typer.Typer(no_args_is_help=True, help="Banks of demonstrations.")
@@ -39,10 +38,11 @@ Device = Annotated[str | None, typer.Option(help="Where to embed; default: a GPU
 BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts embedded at a time.")]
 Failures = Annotated[Path | None, typer.Option(help="File for the rows that failed, as JSON lines.")]
 K = Annotated[int, typer.Option("-k", min=1, help="How many.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of all that is random.")]
 DepthWeight = Annotated[float, typer.Option(help="Weight of the depth in -dist + weight depth.")]
 
 
-@bank_app.command(epilog="Example: icl bank build demos.jsonl --out bank")
+@bank_app.command(epilog="Example: icl bank build demos.jsonl --model openai/clip-vit-base-patch32 --out bank")
 def build(
     source: Annotated[Path, typer.Argument(help="JSONL, Parquet, Arrow or CSV, or a folder of these or of images.")],
     out: Annotated[Path, typer.Option(help="Folder of the new bank.")],
@@ -58,11 +58,15 @@ def build(
 
     With a model and without a lift, embeddings of unit length are taken as tangents at the origin.
     """
+    from icl.bank import AnchorBank
+    from icl.embed import Embedder
+    from icl.lift import HyperbolicLift
+
     embedder = None if model is None else Embedder(model, device, batch_size=batch_size)
     if lift is not None:
-        raised: lifts.HyperbolicLift | None = lifts.HyperbolicLift.load(lift)
+        raised: HyperbolicLift | None = HyperbolicLift.load(lift)
     else:
-        raised = None if embedder is None else lifts.HyperbolicLift(embedder.width, c=c).eval()
+        raised = None if embedder is None else HyperbolicLift(embedder.width, c=c).eval()
     with progress("run the same command again, it goes on there") as advance, Failed.to(failures) as failed:
         made = AnchorBank.build(out, source, embedder=embedder, lift=raised, c=c, on_failure=failed, progress=advance)
     print_result(
@@ -83,7 +87,7 @@ def append(
     as_json: AsJson = False,
 ) -> None:
     """Add rows, all or none."""
-    opened = AnchorBank.open(bank)
+    opened = _open(bank)
     embedder = _embedder(opened, model, device, batch_size)
     with progress("nothing was added") as advance, Failed.to(failures) as failed:
         count = opened.append(source, embedder=embedder, on_failure=failed, progress=advance)
@@ -97,9 +101,10 @@ def append(
 @bank_app.command(epilog="Example: icl bank info bank")
 def info(bank: Bank, as_json: AsJson = False) -> None:
     """Show what is in a bank."""
+    opened = _open(bank)
     from icl.report import facts, readable
 
-    known = facts(AnchorBank.open(bank))
+    known = facts(opened)
     if as_json:
         return print_json(known)
     table = Table(show_header=False, box=None)
@@ -128,10 +133,13 @@ def search(
         raise typer.BadParameter("give one of --text, --image, --id and --points")
     if ann and where is not None:
         raise typer.BadParameter("--ann searches all rows: leave --where or --ann out")
-    opened = AnchorBank.open(bank)
+    opened = _open(bank)
+    from icl.bank import Hits
+    from icl.select import Queries
+
     own = None
     if points is not None:
-        query = torch.from_numpy(np.load(points, allow_pickle=False)).float()
+        query = _points(points)
     elif row_id is not None:
         own = _rows(opened, [row_id])
         query = opened.gather(own)
@@ -156,9 +164,9 @@ def search(
 @bank_app.command(epilog="Example: icl bank index bank")
 def index(bank: Bank, as_json: AsJson = False) -> None:
     """Build the approximate index of a bank's latest version."""
+    opened = _open(bank)
     from icl import ann
 
-    opened = AnchorBank.open(bank)
     with progress("no index was made") as advance:
         record = ann.build(opened, progress=advance)
     print_result(
@@ -181,9 +189,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a page about a bank: the disk, the depths, neighbours."""
+    opened = _open(bank)
     from icl.report import report as write
+    from icl.select import Queries
 
-    opened = AnchorBank.open(bank)
     queries = Queries.of_rows(opened, _rows(opened, ids)) if ids else None
     page = write(opened, out, queries, k=k, depth_weight=depth_weight, label=label)
     print_result({"page": str(page)}, str(page), as_json)
@@ -199,7 +208,7 @@ def select(
     depth_weight: DepthWeight = 0.0,
     diversity: Annotated[float, typer.Option(help="From 0, the best, towards 1, unlike each other (MMR).")] = 0.0,
     order: Annotated[Order, typer.Option(help="How they stand in the prompt.")] = "nearest_last",
-    seed: Annotated[int, typer.Option(help="For what is random.")] = 0,
+    seed: Seed = 0,
     model: Model = None,
     device: Device = None,
     batch_size: BatchSize = 64,
@@ -208,7 +217,10 @@ def select(
     """Choose demonstrations: one JSON line a query, its id and theirs."""
     if (query is None) == (not ids):
         raise typer.BadParameter("give --query or --id")
-    opened = AnchorBank.open(bank)
+    opened = _open(bank)
+    from icl.select import Queries
+    from icl.select import select as choose
+
     if query is None:
         queries = Queries.of_rows(opened, _rows(opened, ids or []))
     else:
@@ -226,17 +238,22 @@ def fit(
     source: Annotated[Path, typer.Argument(help="A bank, or a file of rows with embeddings.")],
     out: Annotated[Path, typer.Option(help="Folder of the lift.")],
     paired: Annotated[
-        pairs.Pairing,
+        Pairing,
         typer.Option("--pairs", help="What belongs together: image and text, rows of one label, row and parent."),
     ] = "text",
-    dim: Annotated[int | None, typer.Option(help="Of the points; default: as embeddings, scaled only.")] = None,
+    dim: Annotated[int | None, typer.Option(min=1, help="Of the points; default: as embeddings, scaled only.")] = None,
     c: Annotated[float, typer.Option(help="Where the curvature starts.")] = 1.0,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 50,
     entailment: Annotated[float, typer.Option(help="Weight of the entailment loss.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the start, the split and the batches.")] = 0,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Learn a lift from pairs."""
+    import torch
+
+    from icl import lift as lifts
+    from icl import pairs
+
     embeddings, together, groups = pairs.load(source, paired, seed)
     torch.manual_seed(seed)  # where a head starts
     made = lifts.HyperbolicLift(embeddings.shape[1], dim, c=c)
@@ -256,17 +273,51 @@ def fit(
     print(f"{out}: lift to dimension {made.dim}, c = {moved.c:.4g}, epoch {moved.best_epoch} of {len(moved.dev_loss)}")
 
 
+def _open(folder: Path) -> AnchorBank:
+    from icl.schema import Meta
+
+    Meta.read(folder)  # says that there is none before torch is imported
+    from icl.bank import AnchorBank
+
+    return AnchorBank.open(folder)
+
+
 def _embedder(bank: AnchorBank, model: str | None, device: str | None, batch_size: int) -> Embedder | None:
+    from icl.embed import Embedder
+
     name = model or bank.meta.embedder
     return None if name is None else Embedder(name, device, batch_size=batch_size)
 
 
 def _rows(bank: AnchorBank, ids: list[str]) -> Tensor:
+    import torch
+
+    from icl.schema import BankError
+
     found = [bank.rows_of("id", name) for name in ids]
     missing = [name for name, rows in zip(ids, found) if not len(rows)]
     if missing:
         raise BankError(f"{bank.folder} has no row with id {', '.join(missing)}")
     return torch.cat(found)
+
+
+def _points(file: Path) -> Tensor:
+    """The points of a .npy file. ``ValueError`` for what is no array of numbers."""
+    import numpy as np
+    import torch
+
+    try:
+        with file.open("rb") as content:
+            array = np.load(content, allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"--points: {file} is no array of numpy.save: {error}") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        kind = array.dtype if isinstance(array, np.ndarray) else "several arrays"
+        raise ValueError(f"--points: {file} must hold one array of real numbers, got {kind}")
+    points = torch.from_numpy(array.astype(np.float64)).float()
+    if not points.isfinite().all():
+        raise ValueError(f"--points: {file} must hold finite numbers of float32")
+    return points
 
 
 def _print_hits(bank: AnchorBank, hits: Hits, as_json: bool) -> None:
@@ -286,7 +337,3 @@ def _print_hits(bank: AnchorBank, hits: Hits, as_json: bool) -> None:
             values = (f"{row[name]:.4f}" for name in ("score", "dist", "depth"))
             table.add_row(str(i), Text(row["id"]), *values, Text(what), end_section=row is rows[-1])
     OUT.print(table)
-
-
-if __name__ == "__main__":
-    app()

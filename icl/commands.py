@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from icl.console import INTERRUPTED, OUT, AsJson, Bar, print_json, print_result, progress, say
-from icl.select import Strategy
+from icl.choices import Method, Metric, Strategy, Term
+from icl.console import INTERRUPTED, MAX_SEED, OUT, AsJson, Bar, choices, print_json, print_result, progress, say
 
 app = typer.Typer()
 adapters_app = typer.Typer(no_args_is_help=True, help="Adapters that replace demonstrations.")
@@ -26,37 +26,48 @@ System = Annotated[str | None, typer.Option(help="A message before all others.")
 
 
 @app.command(
-    epilog="Example: icl train --model testbed --data train.jsonl --dev dev.jsonl --method hyper_icl --out adapter"
+    epilog="Example: icl train --model testbed --data testbed:options --dev testbed:options --samples 64 --epochs 1 "
+    "--method hyper_icl --out adapter\n\n"
+    "Example: icl train --model HuggingFaceM4/idefics2-8b --data train.jsonl --dev dev.jsonl --method hyper_icl "
+    "--out my-adapter"
 )
 def train(
-    file: Annotated[Path | None, typer.Argument(metavar="[RUN.YAML]", help="A run; options go before it.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[RUN.YAML]", help="A run in YAML; options overrule it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = Path("out/adapter"),
     model: Model = None,
     data: Annotated[str | None, typer.Option(help="Rows to learn from, or testbed: and a task.")] = None,
     dev: Annotated[str | None, typer.Option(help="Rows that the epoch is chosen by.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Such as hyper_icl; several act together.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of a method that has one.")] = None,
-    objective: Annotated[str | None, typer.Option(help="Weights such as anchor=1,ce=0.5.")] = None,
-    samples: Annotated[int | None, typer.Option(help="How many rows are used; default: all.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Demonstrations that the teacher sees; default: 8.")] = None,
+    method: Annotated[list[str] | None, choices(Method, "Several act together.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of a method that has one.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help=f"Weights of {', '.join(get_args(Term))}, such as anchor=1,ce=0.5; default: the method's."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="How many rows are used; default: all.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Demonstrations that the teacher sees; default: 8.")] = None,
     strategy: Annotated[Strategy | None, typer.Option(help="How they are chosen; default: random.")] = None,
     pool: Pool = None,
     bank: Bank = None,
     prompt: Prompt = None,
     system: System = None,
     epochs: Annotated[float | None, typer.Option(help="Default: 5.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of the optimiser, instead of epochs.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser, instead of epochs.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; default: 0.005.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default: 8.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of parameters, order and demonstrations; default: 0.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Of parameters, order and demonstrations; default: 0.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn an adapter. Run again after an interruption, it goes on after its last epoch.
 
     The folder gets the adapter, and run.json with all that it takes to do it again.
     """
-    from icl.execute import train as execute
-    from icl.runs import Run, read_yaml
+    if file is None and (model is None or data is None or not method):
+        raise typer.BadParameter("give RUN.YAML, or --model, --data and --method")
+    from icl.runs import Run, overruled, read_yaml
 
     values = {} if file is None else read_yaml(file)
     given: dict[str, dict[str, Any]] = {
@@ -65,10 +76,7 @@ def train(
         | {"pool": pool, "bank": bank, "prompt": prompt, "system": system},
         "training": {"epochs": epochs, "steps": steps, "learning_rate": lr, "batch_size": batch_size, "seed": seed},
     }
-    for section, options in given.items():
-        told = {name: value for name, value in options.items() if value is not None}
-        if told:
-            values |= {section: {**(values.get(section) or {}), **told}} if section else told
+    values = overruled(values, given)
     if method:
         values["method"] = list(method)
     if rank is not None:
@@ -76,6 +84,8 @@ def train(
     if objective is not None:
         values["objective"] = _weights(objective)
     run = Run.from_dict(values)
+    from icl.execute import train as execute
+
     columns = TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")
     try:
         with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True) as bar:
@@ -93,26 +103,25 @@ def train(
     print_result({"adapter": str(out), **told}, text, as_json)
 
 
-@app.command("eval", epilog="Example: icl eval --data test.jsonl --adapter adapter --shots 0 --shots 4")
+@app.command("eval", epilog="Example: icl eval --data testbed:options --adapter adapter --shots 0 --shots 4")
 def evaluate(
     data: Annotated[str, typer.Option(help="Rows to be tested by, or testbed: and a task.")],
     model: Model = None,
     adapter: Annotated[list[Path] | None, typer.Option(help="Folder of an adapter; can be repeated.")] = None,
-    shots: Annotated[list[int] | None, typer.Option(help="Demonstrations in the prompt; can be repeated.")] = None,
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(help="random, rices, topk_clip, hyperbolic: how they are chosen; can be repeated."),
+    shots: Annotated[
+        list[int] | None, typer.Option(min=0, help="Demonstrations in the prompt; can be repeated.")
     ] = None,
+    strategy: Annotated[list[str] | None, choices(Strategy, "How they are chosen.")] = None,
     pool: Pool = None,
     bank: Bank = None,
     prompt: Prompt = None,
     system: System = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="exact, vqa, cider, bleu4, chair_s, chair_i; can be repeated.")
+    metric: Annotated[list[str] | None, choices(Metric, "How answers are scored.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, max=MAX_SEED, help="Of demonstrations; can be repeated.")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Of demonstrations; can be repeated.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Of an answer.")] = 32,
-    batch_size: Annotated[int, typer.Option(help="Prompts answered at a time.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at a time.")] = 16,
     out: Annotated[Path, typer.Option(help="Folder for results.json, .csv and .md.")] = Path("out/eval"),
     as_json: AsJson = False,
 ) -> None:
@@ -121,12 +130,13 @@ def evaluate(
     What is not given is as in the first adapter's run. Run again, what is in results.json is not done again; and the
     table says where a test set was read for more than one choice.
     """
-    from icl.plan import Plan, checked
+    from icl.plan import Plan
     from icl.plan import evaluate as execute
     from icl.results import Results
 
+    strategies = cast("tuple[Strategy, ...]", tuple(strategy or ("random",)))
     plan = Plan(
-        data, model, tuple(adapter or ()), tuple(shots or (0,)), checked(strategy or ["random"]), tuple(seed or ()),
+        data, model, tuple(adapter or ()), tuple(shots or (0,)), strategies, tuple(seed or ()),
         pool, bank, prompt, system, tuple(metric or ("exact",)), max_new_tokens, batch_size,
     )  # fmt: skip
     results = Results(out / "results.json")
@@ -209,11 +219,17 @@ def _learned(record: dict[str, Any]) -> str:
 def _with_rank(method: Any, rank: int) -> list[dict[str, Any]]:
     """Given to each method; one that has none says so."""
     methods = method if isinstance(method, list) else [method]
-    return [{**({"name": each} if isinstance(each, str) else each or {}), "rank": rank} for each in methods]
+    named = ({"name": each} if isinstance(each, str) else each for each in methods)
+    return [{**each, "rank": rank} if isinstance(each, dict) else each for each in named]
 
 
 def _weights(objective: str) -> dict[str, Any]:
+    import yaml  # type: ignore[import-untyped]
+
     pairs = [part.partition("=") for part in objective.split(",")]
     if not all(separator for _, separator, _ in pairs):
         raise typer.BadParameter("must be weights such as anchor=1,ce=0.5", param_hint="--objective")
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    try:
+        return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+    except (yaml.YAMLError, ValueError) as error:
+        raise typer.BadParameter("must be weights such as anchor=1,ce=0.5", param_hint="--objective") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -16,26 +17,76 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 from typer.core import TyperGroup
 
-from icl.embed import Failure
+from icl.typed import nearest
+
+if TYPE_CHECKING:
+    from icl.embed import Failure
 
 OUT, ERR = Console(), Console(stderr=True)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+MAX_SEED = 2**32 - 1  # numpy's
 _LISTED = 5
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def choices(kind: Any, text: str) -> Any:
+    """An option of texts that can be repeated, each one of a ``Literal``'s, which typer has for single texts alone."""
+
+    def check(given: list[str] | None) -> list[str] | None:
+        for name in given or ():
+            if name not in get_args(kind):
+                raise typer.BadParameter(f"there is no {name!r}{nearest(name, get_args(kind))}")
+        return given
+
+    return typer.Option(help=f"{text} One of {', '.join(get_args(kind))}; can be repeated.", callback=check)
+
+
 class Group(TyperGroup):
-    """What the user can put right is told in one line."""
+    """The one place where expected errors end: in a line on stderr and exit code 1; wrong usage has 2, and Ctrl-C 130.
+
+    Expected is what the user can put right: what the packages refuse (``ValueError``), files and networks
+    (``OSError``), packages that are missing, and too little memory. Other errors are faults of ours, and show where.
+    """
 
     def invoke(self, ctx: Any) -> Any:
+        log = logging.getLogger("icl")
+        log.setLevel(logging.INFO)
+        log.addHandler(handler := _Lines())
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # who read stdout has had enough, which typer knows how to end
+        except KeyboardInterrupt as error:
+            say("stopped", "yellow")
+            raise typer.Exit(INTERRUPTED) from error
         except (ValueError, OSError, ImportError) as error:
-            say(" ".join(str(error).split()), "red")
+            say(_line(error), "red")
             raise typer.Exit(1) from error
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            say(f"there is not enough memory: {_line(error)}", "red")
+            raise typer.Exit(1) from error
+        finally:
+            log.removeHandler(handler)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch says so in the message alone where the memory is the CPU's
+    words = "out of memory", "can't allocate memory", "not enough memory", "storage size calculation overflowed"
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
+
+
+class _Lines(logging.Handler):
+    """What the packages log of themselves (:mod:`icl.hub` asking the network), on stderr as it comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), "")
 
 
 def say(message: str, style: str) -> None:
@@ -58,7 +109,7 @@ class Failed:
     """Rows that failed: counted, the first of them listed, and all written as JSON lines where asked."""
 
     def __init__(self, file: IO[str] | None):
-        self.file, self.count, self.first = file, 0, list[Failure]()
+        self.file, self.count, self.first = file, 0, list["Failure"]()
 
     def __call__(self, failure: Failure) -> None:
         self.count += 1

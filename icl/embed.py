@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hyperbolic.plot.pictures import load_image as load_image
+from icl import hub
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,18 @@ class Embedder:
         if batch_size < 1:
             raise ValueError(f"Embedder: batch_size must be at least 1, got {batch_size}")
         self.name, self.batch_size = str(name), batch_size
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
             dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = dtype
-        self.model = AutoModel.from_pretrained(self.name, dtype=dtype).to(self.device).eval()
+        where = hub.locate(self.name)
+        with hub.loading(self.name):
+            self.model = AutoModel.from_pretrained(self.name, dtype=dtype, **where).to(self.device).eval()
         missing = [f for f in ("get_image_features", "get_text_features") if not hasattr(self.model, f)]
         if missing:
             raise ValueError(f"Embedder: {self.name} is a {type(self.model).__name__}, which has no {missing[0]}")
-        self.processor = AutoProcessor.from_pretrained(self.name)
+        with hub.loading(self.name):
+            self.processor = AutoProcessor.from_pretrained(self.name, **where)
         self.text_length = getattr(self.model.config, "text_config", self.model.config).max_position_embeddings
 
     @cached_property
@@ -135,3 +139,11 @@ class Embedder:
                     results.append(normalize(pooled.float(), dim=-1).cpu())
         embeddings = torch.cat(results) if results else torch.zeros(0, self.width)
         return Embedded(embeddings, torch.tensor(rows, dtype=torch.int64), failures)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"Embedder: device {name!r} cannot be used: {hub.brief(error)}") from error
+    return torch.device(name)

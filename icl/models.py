@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import try_to_load_from_cache
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from icl import hub
 from icl.checkpoints import digest_file
 from icl.embed import digest
 
@@ -20,8 +21,9 @@ def load_model(name: str) -> tuple[Any, Any]:
     ``name`` is a path or a name on the hub for transformers' auto classes, "testbed", or "testbed:" and what
     :func:`icl.testbed.load` takes. Code that comes with a model is not run.
 
-    Raises ``ValueError`` for a model without a processor of images and text, and for one whose processor takes packages
-    that are not installed: those that read videos as well (Qwen2-VL, SmolVLM) take the extra "video".
+    Raises ``ValueError`` for a model that is not there or cannot be loaded, for one that writes no text about images,
+    and for one whose processor takes packages that are not installed: those that read videos as well (Qwen2-VL,
+    SmolVLM) take the extra "video".
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     head, _, weights = name.partition(":")
@@ -32,10 +34,19 @@ def load_model(name: str) -> tuple[Any, Any]:
         small, words = testbed.load(weights or "base")
         small.config.name_or_path = name
         return small.to(device), words
-    processor = _processor(name)
+    where = hub.locate(name)
+    with hub.loading(name):
+        kind = transformers.AutoConfig.from_pretrained(name, **where).model_type
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ValueError(
+            f"model: {name} is a {kind}, which writes no text about images: name a vision-language model such as "
+            "HuggingFaceM4/idefics2-8b. Models that embed, such as CLIP, are for banks (icl bank build --model)"
+        )
+    processor = _processor(name, where)
     if not isinstance(processor, transformers.ProcessorMixin):
         raise ValueError(f"model: {name} has no processor of images and text, but a {type(processor).__name__}")
-    model: Any = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype="auto")
+    with hub.loading(name):
+        model: Any = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype="auto", **where)
     return model.to(device).eval(), processor
 
 
@@ -56,9 +67,8 @@ def identity(name: str) -> str | None:
 
         folder = folder_of(weights or "base")
     if not folder.is_dir():
-        # .../snapshots/COMMIT/config.json
-        file = try_to_load_from_cache(name, "config.json")
-        return Path(file).parent.name if isinstance(file, str) else None
+        file = hub.cached(name)  # .../snapshots/COMMIT/config.json
+        return None if file is None else file.parent.name
     files = sorted(path for path in folder.iterdir() if path.suffix in _READ and path.is_file())
     with ThreadPoolExecutor() as pool:
         return digest(repr(list(zip([path.name for path in files], pool.map(digest_file, files)))))
@@ -68,13 +78,13 @@ def identity(name: str) -> str | None:
 _FOR_VIDEO = ("torchvision", "num2words")
 
 
-def _processor(name: str) -> Any:
+def _processor(name: str, where: dict[str, bool]) -> Any:
     try:
-        return transformers.AutoProcessor.from_pretrained(name)
-    except (ImportError, ValueError) as error:
+        return transformers.AutoProcessor.from_pretrained(name, **where)
+    except Exception as error:
         missing = [package for package in _FOR_VIDEO if package in str(error).lower()]
         if not missing:
-            raise
+            raise ValueError(f"model: the processor of {name} cannot be loaded: {hub.brief(error)}") from error
         raise ValueError(
             f"model: the processor of {name} needs {missing[0]}, which is not installed: "
             "pip install 'hyperbolic-icl[video]', with a torchvision for the torch that is there"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from icl.choices import Term
 from icl.losses import (
     AnchorLoss,
     ContrastiveLoss,
@@ -21,7 +22,7 @@ from icl.losses import (
 )
 from icl.losses.outputs import IGNORED
 
-TERMS = ("ce", "anchor", "alignment", "relational", "contrastive", "logits", "attention")
+TERMS = get_args(Term)
 _OF_STATES = ("anchor", "alignment", "relational", "contrastive")
 
 

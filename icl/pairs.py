@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from icl.choices import Pairing
 from icl.ingest import given_vectors
 from icl.lift import same_label_pairs
 from icl.schema import META, BankError, Meta
 from icl.source import read
 from icl.store import open_rows
 
-Pairing = Literal["text", "label", "parent"]
 _BATCH = 1 << 14
 
 

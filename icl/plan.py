@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from icl.adapters import Adapters, attached
 from icl.evaluate import METRICS, Evaluation, Progress, Way
@@ -49,14 +49,6 @@ class Plan:
             raise ValueError(f"shots and seeds must not be negative, got {self.shots} and {self.seeds}")
         if not self.metrics or not set(self.metrics) <= set(METRICS):
             raise ValueError(f"metric must be of {', '.join(METRICS)}, got {', '.join(self.metrics) or 'none'}")
-
-
-def checked(strategies: Sequence[str]) -> tuple[Strategy, ...]:
-    """The same, if there are such. ``ValueError`` names the one that is not."""
-    for name in strategies:
-        if name not in get_args(Strategy):
-            raise ValueError(f"strategy must be one of {', '.join(get_args(Strategy))}, got {name!r}")
-    return cast("tuple[Strategy, ...]", tuple(strategies))
 
 
 @dataclass(frozen=True)

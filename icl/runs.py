@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
 from icl.adapters import AdapterConfig
 from icl.adapters.base import METHODS
+from icl.choices import Strategy
 from icl.objective import TERMS, Objective
-from icl.select import Strategy
 from icl.splits import Show
-
-T = TypeVar("T")
+from icl.typed import brief, build, check_names, convert, nearest
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training.{name} must be positive, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"training.seed must not be negative, got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"training.seed must be from 0 to 2**32 - 1, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -114,15 +111,15 @@ class Run:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
         """``ValueError`` names what is not known, with the nearest name, what is missing, and what is of no use."""
-        _check_names("run", cls, values)
+        check_names("run", cls, values)
         given = values["method"]
         objective = values.get("objective")
         return cls(
-            _value("model", str, values["model"]),
-            _made("data", Data, values["data"]),
-            tuple(_method(each) for each in (given if isinstance(given, list) else [given])),
-            None if objective is None else _made("objective", Objective, objective),
-            _made("training", Training, values.get("training") or {}),
+            convert("model", str, values["model"]),
+            build("data", Data, values["data"]),
+            tuple(_method(each) for each in (given if isinstance(given, list) and given else [given])),
+            None if objective is None else build("objective", Objective, objective),
+            build("training", Training, {} if values.get("training") is None else values["training"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,72 +167,39 @@ def label_of(config: AdapterConfig) -> str:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """What a run's file says, for :meth:`Run.from_dict`."""
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: a run must have {', '.join(f.name for f in fields(Run))}, got {found!r:.80}")
-    return found
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a run must have {', '.join(f.name for f in fields(Run))}, got {brief(values)}")
+    return values
+
+
+def overruled(values: dict[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The values of a run's file, and in their place those of options, by section, that are not ``None``.
+
+    ``ValueError`` for a section of the file that has no fields.
+    """
+    values = dict(values)
+    for section, given in options.items():
+        given = {name: value for name, value in given.items() if value is not None}
+        if not section:
+            values |= given
+        elif given:
+            fields_of_file = {} if values.get(section) is None else values[section]
+            if not isinstance(fields_of_file, Mapping):
+                raise ValueError(f"{section} must have fields, got {brief(fields_of_file)}")
+            values[section] = {**fields_of_file, **given}
+    return values
 
 
 def _method(given: Any) -> AdapterConfig:
     values = {"name": given} if isinstance(given, str) else given
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
-        raise ValueError(f"method must be a name, or a name and its fields ({{name: ..., rank: 4}}), got {given!r}")
+        raise ValueError(
+            f"method must be a name, or a name and its fields ({{name: ..., rank: 4}}), got {brief(given)}"
+        )
     name = values["name"]
     if name not in METHODS:
-        raise ValueError(f"method: there is no {name!r}{_nearest(name, METHODS)}")
-    return _made("method", METHODS[name], {k: v for k, v in values.items() if k != "name"})
-
-
-def _made(where: str, kind: type[T], values: Any) -> T:
-    """A dataclass from what was read."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where} must have fields, got {values!r}")
-    _check_names(where, kind, values)
-    hints = get_type_hints(kind)
-    return kind(**{name: _value(f"{where}.{name}", hints[name], value) for name, value in values.items()})
-
-
-def _check_names(where: str, kind: Any, values: Mapping[str, Any]) -> None:
-    known = {f.name: f for f in fields(kind)}
-    for name in values:
-        if name not in known:
-            raise ValueError(f"{where}: there is no {name!r}{_nearest(str(name), known)}")
-    for name, f in known.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{where}: {name} is missing")
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = get_close_matches(name.lower(), known, n=1)
-    return f"; did you mean {near[0]}?" if near else f", only {', '.join(sorted(known))}"
-
-
-def _value(name: str, kind: Any, value: Any) -> Any:
-    """What was read, as a field of this type has it: a list as a tuple, 5e-3, which YAML takes for a text, as a number.
-
-    ``ValueError`` if it is of another type.
-    """
-    origin, kinds = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in kinds:
-            return None
-        (rest,) = [k for k in kinds if k is not type(None)]
-        return _value(name, rest, value)
-    if origin is Literal:
-        if value in kinds:
-            return value
-        raise ValueError(f"{name} must be one of {', '.join(map(str, kinds))}, got {value!r}")
-    if origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(_value(name, kinds[0], each) for each in value)
-        raise ValueError(f"{name} must be a list, got {value!r}")
-    if kind is float and isinstance(value, str | int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
-        return value
-    raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r}")
+        raise ValueError(f"method: there is no {brief(name)}{nearest(name, METHODS)}")
+    return build("method", METHODS[name], {k: v for k, v in values.items() if k != "name"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +20,14 @@ from torch.nn.functional import normalize
 from hyperbolic import pairwise
 from icl.bank import AnchorBank
 from icl.checks import whole
+from icl.choices import Order as Order
+from icl.choices import Strategy as Strategy
 from icl.columns import vectors
 from icl.embed import Embedder, Failure
 from icl.ingest import Ingest
 from icl.schema import BankError
 from icl.source import Source
 
-Strategy = Literal["random", "rices", "topk_clip", "hyperbolic"]
-Order = Literal["nearest_last", "nearest_first", "random"]
 # Candidates per demonstration that diversity chooses from.
 _POOL = 8
 # Rows of the bank that are compared at a time.

@@ -15,6 +15,7 @@ from icl.adapters.decoder import Decoder, DecoderLayer, Shape
 from icl.adapters.passes import Pass, Place
 from icl.objective import Objective
 from icl.scores import Prefix
+from icl.typed import brief, build
 
 if TYPE_CHECKING:
     from icl.adapters.container import Adapters
@@ -82,23 +83,22 @@ class AdapterConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AdapterConfig:
-        """The configuration of a method by name. ``ValueError`` for a method or a field that is not known."""
+        """The configuration of a method by name.
+
+        ``ValueError`` for a method or a field that is not known, and for a value of another type.
+        """
         values = dict(values)
         method = values.pop("method", None)
-        if method not in METHODS:
-            raise ValueError(f"adapter: method must be one of {', '.join(sorted(METHODS))}, got {method!r}")
-        kind = METHODS[method]
-        known = {field.name for field in dataclasses.fields(kind)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"adapter: {method} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        if not isinstance(method, str) or method not in METHODS:
+            raise ValueError(f"adapter: method must be one of {', '.join(sorted(METHODS))}, got {brief(method)}")
+        return build(method, METHODS[method], values)
 
     def chosen(self, decoder: Decoder) -> list[DecoderLayer]:
         count = len(decoder.layers)
         if self.layers is not None and not isinstance(self.layers, tuple):
             raise ValueError(f"attach: layers must be a tuple of indices or None, got {self.layers!r}")
         for i in self.layers or ():
-            if not (isinstance(i, int) and 0 <= i < count):
+            if type(i) is not int or not 0 <= i < count:
                 raise ValueError(f"attach: layers must be from 0 to {count - 1}, got {i}")
             if self.needs_attention and decoder.layers[i].attention is None:
                 able = ", ".join(str(layer.index) for layer in decoder.layers if layer.attention is not None)
@@ -117,7 +117,7 @@ def one_of(owner: str, name: str, value: object, allowed: tuple[object, ...]) ->
 
 def positive(owner: str, **sizes: int) -> None:
     for name, value in sizes.items():
-        if not (isinstance(value, int) and value > 0):
+        if type(value) is not int or value <= 0:  # True is an int too
             raise ValueError(f"{owner}: {name} must be a positive int, got {value!r}")
 
 

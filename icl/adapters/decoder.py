@@ -75,8 +75,8 @@ class Decoder:
             if key != "values" and value != other.get(key):
                 return f"{key} is {value}, and was {other.get(key)}"
         for name, values in mine["values"].items():
-            theirs = other.get("values", {}).get(name)
-            if theirs is not None and not torch.allclose(
+            theirs = other["values"].get(name, values)
+            if len(theirs) != len(values) or not torch.allclose(
                 torch.tensor(values), torch.tensor(theirs), rtol=_RELATIVE, atol=_ABSOLUTE
             ):
                 return f"the weights differ, first in {name}"

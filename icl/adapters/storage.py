@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from icl.adapters.base import Adapter, AdapterConfig
-from icl.adapters.decoder import Decoder
+from icl.adapters.decoder import Decoder, Shape
 from icl.checkpoints import write_atomically
+from icl.typed import brief, same_format
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -64,14 +66,28 @@ def read_config(folder: Path) -> dict[str, Any]:
         described = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"from_pretrained: {file} cannot be read: {error}") from error
-    if not isinstance(described, dict) or described.get("format") != FORMAT:
+    if not isinstance(described, dict) or not same_format(described.get("format"), FORMAT):
         raise ValueError(f"from_pretrained: {file} must be of format {FORMAT}, the one that this version reads")
     parts = described.get("parts")
     if not isinstance(parts, list) or not all(isinstance(p, dict) for p in parts) or not parts:
-        raise ValueError(f"from_pretrained: {file} must have a list of parts, got {parts!r}")
-    if not isinstance(described.get("base"), dict):
-        raise ValueError(f"from_pretrained: {file} must describe its base, got {described.get('base')!r}")
+        raise ValueError(f"from_pretrained: {file} must have a list of parts, got {brief(parts)}")
+    name = described.get("base_model_name_or_path", "")
+    if not isinstance(name, str):
+        raise ValueError(f"from_pretrained: {file}: base_model_name_or_path must be a text, got {brief(name)}")
+    _check_base(file, described.get("base"))
     return described
+
+
+def _check_base(file: Path, base: Any) -> None:
+    """``ValueError`` for what is not as :meth:`icl.adapters.decoder.Decoder.fingerprint` describes a base."""
+    sizes = {"architecture": str, "layers": int} | {f.name: int for f in fields(Shape)}
+    if not isinstance(base, dict) or not all(type(base.get(name)) is kind for name, kind in sizes.items()):
+        raise ValueError(f"from_pretrained: {file} must describe its base by {', '.join(sizes)}, got {brief(base)}")
+    samples = base.get("values")
+    if not isinstance(samples, dict) or not all(
+        isinstance(numbers, list) and all(type(number) is float for number in numbers) for numbers in samples.values()
+    ):
+        raise ValueError(f"from_pretrained: {file}: values of its base must be lists of numbers, got {brief(samples)}")
 
 
 def restore(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) -> None:
@@ -84,6 +100,8 @@ def restore(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) 
             raise ValueError(
                 f"from_pretrained: {key} of {folder} must be {tuple(value.shape)}, got {tuple(tensors[key].shape)}"
             )
+        if not (tensors[key].is_floating_point() and tensors[key].isfinite().all()):
+            raise ValueError(f"from_pretrained: {key} of {folder} must be finite numbers in floating point")
     for i, part in enumerate(parts):
         part.load_state_dict({key.partition(".")[2]: v for key, v in tensors.items() if key.startswith(f"{i}.")})
 

@@ -24,12 +24,12 @@ def demo(
     Needs no network and no GPU. Some two minutes on two cores; with --full about five. Run again after an interruption,
     it goes on where it was.
     """
+    if full and quick:
+        raise typer.BadParameter("--full and --quick exclude each other")
     from icl.demo import page
     from icl.demo.plan import FULL, QUICK, STANDARD
     from icl.demo.run import run
 
-    if full and quick:
-        raise typer.BadParameter("--full and --quick exclude each other")
     plan = FULL if full else QUICK if quick else STANDARD
     columns = TextColumn("{task.fields[what]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
     try:

@@ -7,37 +7,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
+
+from icl.choices import Style
+from icl.console import ERR, MAX_SEED, OUT
 
 if TYPE_CHECKING:
     from icl.testbed.evaluate import Score
     from icl.testbed.pretrain import State
 
 app = typer.Typer(help="A small vision-language model that really learns in context.", no_args_is_help=True)
-_OUT, _ERR = Console(), Console(stderr=True)
 
 Weights = Annotated[str, typer.Argument(help="base, base-0, base-2, or a folder that pretrain has made.")]
 
 
-@app.command()
+@app.command(epilog="Example: icl testbed pretrain --seed 3 --out base-3")
 def pretrain(
     seed: Annotated[int, typer.Option(help="Decides the first weights and all data.", min=0, max=2**31 - 1)] = 0,
-    style: Annotated[str, typer.Option(help="base: one token an image; long: four, and more text.")] = "base",
+    style: Annotated[Style, typer.Option(help="base: one token an image; long: four, and more text.")] = "base",
     out: Annotated[Path | None, typer.Option(help="Default: out/testbed/STYLE-SEED.")] = None,
 ) -> None:
     """Train the model in minutes. A run that was cut short goes on where it was."""
     from safetensors.torch import save_file
 
-    from icl.testbed import pretrain, report, vocabulary
+    from icl.testbed import pretrain, report
 
-    if style not in vocabulary.STYLES:
-        raise typer.BadParameter(f"must be one of {', '.join(vocabulary.STYLES)}", param_hint="--style")
     folder = out or Path("out/testbed") / f"{style}-{seed}"
     run = pretrain.Pretraining(style, seed, folder)
     columns = (BarColumn(), TextColumn("{task.completed} steps, accuracy {task.fields[accuracy]:.2f}"))
-    with Progress(TextColumn("{task.description}"), *columns, TimeElapsedColumn(), console=_ERR) as bar:
+    with Progress(TextColumn("{task.description}"), *columns, TimeElapsedColumn(), console=ERR) as bar:
         lines = [bar.add_task(phase.name, total=phase.steps, start=False, accuracy=0.0) for phase in pretrain.PHASES]
 
         def show(state: State) -> None:
@@ -56,10 +54,12 @@ def pretrain(
     _show(scores, f"Weights and card are in {folder}.")
 
 
-@app.command("eval")
+@app.command("eval", epilog="Example: icl testbed eval base --out tested")
 def evaluate(
     weights: Weights = "base",
-    seed: Annotated[int, typer.Option(help="Decides demonstrations, words and what tasks hide.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Decides demonstrations, words and what tasks hide.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Folder for testbed.csv, .png and .md.")] = Path("out/testbed"),
 ) -> None:
     """Accuracy by number and choice of demonstrations, and on the tasks as student and as teacher."""
@@ -71,24 +71,26 @@ def evaluate(
     _show(scores, f"Also in {out}: testbed.csv, testbed.png, testbed.md.")
 
 
-@app.command()
+@app.command(epilog="Example: icl testbed card base")
 def card(weights: Weights = "base") -> None:
     """How the weights were made, and how good they are."""
+    from rich.markdown import Markdown
+
     from icl.testbed import report
 
-    _OUT.print(Markdown(report.card_markdown(report.read_card(weights))))
+    OUT.print(Markdown(report.card_markdown(report.read_card(weights))))
 
 
 def _scores(model: Any, processor: Any, seed: int) -> list[Score]:
     from icl.testbed import evaluate
 
     scores = evaluate.scores(model, processor, seed)
-    return list(track(scores, "measuring", total=evaluate.SCORES, console=_ERR, transient=True))
+    return list(track(scores, "measuring", total=evaluate.SCORES, console=ERR, transient=True))
 
 
 def _show(scores: list[Score], where: str) -> None:
     from icl.testbed import report
 
     for table in report.rich_tables(scores):
-        _OUT.print(table)
-    _OUT.print(where)
+        OUT.print(table)
+    OUT.print(where)

@@ -12,10 +12,13 @@ Two ways of writing the same chat. "base" is as short as can be, one token an im
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
+import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-from transformers import Idefics2ImageProcessorPil, Idefics2Processor, PreTrainedTokenizerFast
+from transformers import Idefics2ImageProcessorPil, PreTrainedTokenizerFast
 
 from icl.testbed.images import SIZE
 
@@ -29,7 +32,9 @@ WORDS = tuple(_NOUNS.split())
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 END = "<end_of_utterance>"
 _BOUNDARY = "<fake_token_around_image>"
+_LISTED = 20
 _SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>", _BOUNDARY, END)
+_BETWEEN = re.compile("|".join([r"\s+", *map(re.escape, _SPECIAL)]))
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,30 @@ STYLES = {
     "base": Style(1, "", "", " is"),
     "long": Style(4, "User: ", f" what is this called ?{END}", " Assistant: this is called"),
 }
+
+
+class Idefics2Processor(transformers.Idefics2Processor):
+    """That of transformers, for a vocabulary of few words: it refuses chats with others.
+
+    It has the name of the class that it extends, because the files that it saves say by which class they are loaded.
+    """
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
+        """As it is written. ``ValueError`` names the words that the testbed does not know."""
+        chats = conversation if isinstance(conversation[0], list) else [conversation]
+        contents = [message["content"] for chat in chats for message in chat]
+        parts = [part for content in contents if not isinstance(content, str) for part in content]
+        texts = [content for content in contents if isinstance(content, str)]
+        texts += [part["text"] for part in parts if part["type"] == "text"]
+        words = {word for text in texts for word in _BETWEEN.split(text)}
+        if unknown := sorted(words - set(self.tokenizer.get_vocab()) - {""}):
+            listed = ", ".join(unknown[:_LISTED]) + (f" and {len(unknown) - _LISTED} more" if unknown[_LISTED:] else "")
+            raise ValueError(
+                f"testbed: its {len(WORDS) + len(DIGITS)} words (icl.testbed.vocabulary) are such as {WORDS[0]}, "
+                f"{WORDS[1]} and {DIGITS[0]}, and these are not among them: {listed}. For other words, name another "
+                "model"
+            )
+        return super().apply_chat_template(conversation, *args, **options)
 
 
 def build_processor(style: Style) -> Idefics2Processor:

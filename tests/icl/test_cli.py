@@ -29,10 +29,6 @@ from icl.select import Queries, select
 from tests.icl.models import tiny_model
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = [
-    ["bank", "build"], ["bank", "append"], ["bank", "info"], ["bank", "search"], ["bank", "index"], ["bank", "report"],
-    ["select"], ["lift", "fit"],
-]  # fmt: skip
 
 
 def run(*args: Any, code: int = 0) -> Result:
@@ -83,21 +79,6 @@ def bank(here: Path) -> AnchorBank:
     return AnchorBank.build(here / "bank", here / "demos.jsonl")
 
 
-def test_every_command_has_an_example(here: Path) -> None:
-    """They run one after the other, as they stand in the help."""
-    for command in COMMANDS:
-        shown = re.search(r"Example: icl (.*)", run(*command, "--help").stdout)
-        assert shown is not None, command
-        words = shown[1].split()
-        assert words[: len(command)] == command
-        if command == ["bank", "index"]:
-            pytest.importorskip("usearch")
-        run(*words)
-    assert len(AnchorBank.open("bank")) == 34
-    assert (here / "page" / "index.html").exists()
-    assert HyperbolicLift.load("lift").dim == 8
-
-
 def test_build_append_info(here: Path) -> None:
     assert read("bank", "build", "demos.jsonl", "--out", "bank", "--c", 0.5) == {
         "bank": "bank",
@@ -134,7 +115,7 @@ def test_search_by_points_and_condition(bank: AnchorBank, here: Path) -> None:
     table = run("bank", "search", "bank", "--points", "queries.npy", "-k", 4).stdout
     assert all(name in table for name in ("demo-", "distance", "text 1"))
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    assert "allow_pickle" in run("bank", "search", "bank", "--points", "objects.npy", code=1).stderr
+    assert "objects.npy is no array" in run("bank", "search", "bank", "--points", "objects.npy", code=1).stderr
 
 
 def test_search_by_the_index(bank: AnchorBank) -> None:
@@ -290,7 +271,7 @@ def test_ctrl_c_leaves_a_build_that_goes_on(here: Path) -> None:
     out, err = first.communicate()
     assert (first.returncode, out) == (130, "")
     assert "run the same command again" in err
-    plain = [sys.executable, "-m", "icl.cli", *command[3:]]
+    plain = [sys.executable, "-m", "icl", *command[3:]]
     second = subprocess.run(plain, cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(second.stdout)["rows"] == 600
     whole = AnchorBank.open(here / "many")

@@ -1,0 +1,81 @@
+"""What the command line imports before it works, and how it ends where it is stopped meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+HEAVY = {"accelerate", "datasets", "hyperbolic", "huggingface_hub", "lance", "matplotlib", "numpy", "pandas", "PIL"}
+HEAVY |= {"plotly", "pyarrow", "safetensors", "scipy", "tokenizers", "torch", "transformers", "usearch", "yaml"}
+
+# Runs commands one after the other, and prints which packages were imported by then.
+PROBE = """
+import contextlib, json, sys
+with contextlib.redirect_stdout(sys.stderr):
+    from icl.cli import app
+    for command in json.loads(sys.argv[1]):
+        with contextlib.suppress(SystemExit):
+            app(command)
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+COMMANDS = """
+import json
+from typer.main import get_command
+from icl.cli import app
+def walk(group, path):
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from walk(command, [*path, name])
+print(json.dumps(list(walk(get_command(app), []))))
+"""
+
+
+def python(code: str, *args: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+
+
+def imported(*commands: list[str], folder: Path = ROOT) -> set[str]:
+    return set(json.loads(python(PROBE, json.dumps(commands), folder=folder).stdout)) & HEAVY
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Of every command that there is, and of groups of them."""
+    commands = json.loads(python(COMMANDS).stdout)
+    assert ["bank", "build"] in commands
+    assert ["train"] in commands
+    assert ["testbed", "card"] in commands
+    assert imported(*([*command, "--help"] for command in commands)) == set()
+
+
+@pytest.mark.parametrize("module", ["icl", "icl.testbed", "icl.choices"])
+def test_packages_import_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in {sorted(HEAVY)} if name in sys.modules])"
+    assert python(code).stdout == "[]\n"
+
+
+def test_wrong_usage_imports_nothing_heavy(tmp_path: Path) -> None:
+    wrong: list[list[str]] = [
+        ["nothing"], ["train"], ["train", "--method", "hyperICL"], ["train", "--rank", "0"], ["eval"],
+        ["eval", "--data", "test.jsonl", "--metric", "bleu"], ["bank", "build"], ["bank", "search", "bank"],
+        ["select", "bank"], ["lift", "fit", "rows.jsonl", "--out", "lift", "--pairs", "twins"],
+        ["testbed", "pretrain", "--style", "short"], ["demo", "--quick", "--full"],
+    ]  # fmt: skip
+    assert imported(*wrong, folder=tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bank", "info", "nowhere"], ["bank", "append", "nowhere", "rows.jsonl"], ["select", "nowhere", "--id", "a"],
+        ["bank", "search", "nowhere", "--id", "a"],
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_told_before_torch_is_imported(command: list[str], tmp_path: Path) -> None:
+    assert imported(command, folder=tmp_path).isdisjoint({"torch", "transformers", "lance", "hyperbolic"})
