@@ -13,7 +13,7 @@ from rich.text import Text
 
 from icl import commands
 from icl.choices import Order, Pairing, Strategy
-from icl.console import MAX_SEED, OUT, AsJson, Failed, Group, print_json, print_result, progress
+from icl.console import MAX_SEED, OUT, AsJson, Failed, Group, finite, print_json, print_result, progress
 from icl.demo.commands import demo
 from icl.testbed.commands import app as testbed_app
 
@@ -39,7 +39,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images or texts embedded at
 Failures = Annotated[Path | None, typer.Option(help="File for the rows that failed, as JSON lines.")]
 K = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of all that is random.")]
-DepthWeight = Annotated[float, typer.Option(help="Weight of the depth in -dist + weight depth.")]
+DepthWeight = Annotated[float, typer.Option(callback=finite, help="Weight of the depth in -dist + weight depth.")]
 
 
 @bank_app.command(epilog="Example: icl bank build demos.jsonl --model openai/clip-vit-base-patch32 --out bank")
@@ -48,7 +48,9 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder of the new bank.")],
     model: Annotated[str | None, typer.Option(help="CLIP-like model for rows without embeddings.")] = None,
     lift: Annotated[Path | None, typer.Option(help="Folder of a lift (icl lift fit) for rows without points.")] = None,
-    c: Annotated[float, typer.Option(help="Curvature -c of the points, unless a lift brings it.")] = 1.0,
+    c: Annotated[
+        float, typer.Option(callback=finite, help="Curvature -c of the points, unless a lift brings it.")
+    ] = 1.0,
     device: Device = None,
     batch_size: BatchSize = 64,
     failures: Failures = None,
@@ -206,7 +208,9 @@ def select(
     strategy: Annotated[Strategy, typer.Option(help="How rows are ranked.")] = "hyperbolic",
     k: K = 4,
     depth_weight: DepthWeight = 0.0,
-    diversity: Annotated[float, typer.Option(help="From 0, the best, towards 1, unlike each other (MMR).")] = 0.0,
+    diversity: Annotated[
+        float, typer.Option(callback=finite, help="From 0, the best, towards 1, unlike each other (MMR).")
+    ] = 0.0,
     order: Annotated[Order, typer.Option(help="How they stand in the prompt.")] = "nearest_last",
     seed: Seed = 0,
     model: Model = None,
@@ -242,9 +246,9 @@ def fit(
         typer.Option("--pairs", help="What belongs together: image and text, rows of one label, row and parent."),
     ] = "text",
     dim: Annotated[int | None, typer.Option(min=1, help="Of the points; default: as embeddings, scaled only.")] = None,
-    c: Annotated[float, typer.Option(help="Where the curvature starts.")] = 1.0,
+    c: Annotated[float, typer.Option(callback=finite, help="Where the curvature starts.")] = 1.0,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 50,
-    entailment: Annotated[float, typer.Option(help="Weight of the entailment loss.")] = 0.0,
+    entailment: Annotated[float, typer.Option(callback=finite, help="Weight of the entailment loss.")] = 0.0,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

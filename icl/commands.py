@@ -12,7 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from icl.choices import Method, Metric, Strategy, Term
-from icl.console import INTERRUPTED, MAX_SEED, OUT, AsJson, Bar, choices, print_json, print_result, progress, say
+from icl.console import (
+    INTERRUPTED,
+    MAX_SEED,
+    OUT,
+    AsJson,
+    Bar,
+    choices,
+    finite,
+    print_json,
+    print_result,
+    progress,
+    say,
+)
 
 app = typer.Typer()
 adapters_app = typer.Typer(no_args_is_help=True, help="Adapters that replace demonstrations.")
@@ -52,9 +64,9 @@ def train(
     bank: Bank = None,
     prompt: Prompt = None,
     system: System = None,
-    epochs: Annotated[float | None, typer.Option(help="Default: 5.")] = None,
+    epochs: Annotated[float | None, typer.Option(callback=finite, help="Default: 5.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser, instead of epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; default: 0.005.")] = None,
+    lr: Annotated[float | None, typer.Option(callback=finite, help="Learning rate; default: 0.005.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=MAX_SEED, help="Of parameters, order and demonstrations; default: 0.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -28,6 +29,13 @@ MAX_SEED = 2**32 - 1  # numpy's
 _LISTED = 5
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse what typer takes for a number too: nan and inf."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, got {value}")
+    return value
 
 
 def choices(kind: Any, text: str) -> Any:
