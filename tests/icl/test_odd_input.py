@@ -126,7 +126,8 @@ def test_files_that_are_none(here: Path) -> None:
             ["eval", "--data", value, "--model", "testbed"], ["eval", "--data", "testbed:options", "--adapter", value],
             ["testbed", "card", value],
         ):  # fmt: skip
-            assert run(*args).exit_code in (1, 2), args
+            # to append nothing is not wrong
+            assert run(*args).exit_code in (1, 2) or args == ["bank", "append", "bank", "empty.jsonl"], args
 
 
 @pytest.mark.parametrize(
