@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icl.embed import Embedder
+from icl.embed import Embedder, digest
 from icl.lift import HyperbolicLift
 from icl.schema import BUILD, META, BankError, write_json
 
@@ -27,7 +29,7 @@ def settings(embedder: Embedder | None, lift: HyperbolicLift | None, c: float) -
         "c": c,
         "model": None if embedder is None else embedder.name,
         "dtype": str(getattr(embedder, "dtype", None)),
-        "lift": None if lift is None else _digest(lift),
+        "lift": None if lift is None else _digest_of(lift),
     }
 
 
@@ -42,7 +44,7 @@ class Build:
         self.finished = (folder / META).exists()
         self.what = f"there is {'a bank' if self.finished else 'an unfinished build'} at {folder}"
         self.remedy = f"{'append to it' if self.finished else 'run that build again'}, or build into another folder"
-        self.rows, self._digest = 0, hashlib.sha256()
+        self.rows, self._contents = 0, defaultdict[str, Any](hashlib.sha256)
         self.before = self._read() if self.finished or len(committed) else {"rows": 0}
 
     def _read(self) -> dict[str, Any]:
@@ -66,12 +68,14 @@ class Build:
 
         Only rows that an earlier run has read can be done. A later one of the same id is another row.
         """
-        was_confirmed = self.confirmed
-        self._note(batch)
-        if was_confirmed or not len(self.committed):
-            return np.ones(batch.num_rows, dtype=bool)
-        done = pc.is_in(batch.column("id").cast(pa.string()), value_set=self.committed)
-        fresh: np.ndarray = ~done.to_numpy(zero_copy_only=False)
+        again = min(batch.num_rows, max(0, self.before["rows"] - self.rows))
+        self._note(batch.slice(0, again))
+        if again and self.confirmed and self._digest() != self.before["digest"]:
+            raise BankError(f"{self.what}, of other rows: {self.remedy}")
+        self._note(batch.slice(again))
+        ids = batch.column("id").cast(pa.string())
+        fresh: np.ndarray = ~pc.is_in(ids, value_set=self.committed).to_numpy(zero_copy_only=False)
+        fresh[again:] = True
         return fresh
 
     @property
@@ -87,36 +91,34 @@ class Build:
 
     def write(self) -> None:
         """Record the rows that were read, before they are committed."""
-        digest = self._digest.hexdigest()
-        write_json(self.path, {"settings": self.settings, "rows": self.rows, "digest": digest})
+        write_json(self.path, {"settings": self.settings, "rows": self.rows, "digest": self._digest()})
 
     def _note(self, batch: pa.RecordBatch) -> None:
+        """Add rows to the digests of their columns, which are the same however the rows are divided into batches."""
         for field, column in zip(batch.schema, batch.columns):
-            self._digest.update(f"{field.name} {field.type} {batch.num_rows}".encode())
-            self._digest.update(_content(column))
+            for part, values in _contents(column):
+                self._contents[f"{field.name}: {field.type} {part}"].update(values)
         if "image" in batch.schema.names:
             for image in batch.column("image").to_pylist():
                 if isinstance(image, str) and os.path.isfile(image):
-                    self._digest.update(Path(image).read_bytes())
-        was_confirmed = self.confirmed
+                    self._contents["content of images"].update(digest(Path(image).read_bytes()).encode())
         self.rows += batch.num_rows
-        same = self.rows == self.before["rows"] and self._digest.hexdigest() == self.before["digest"]
-        if self.confirmed and not was_confirmed and not same:
-            raise BankError(f"{self.what}, of other rows: {self.remedy}")
+
+    def _digest(self) -> str:
+        return digest(json.dumps({name: content.hexdigest() for name, content in sorted(self._contents.items())}))
 
 
-def _content(column: pa.Array) -> bytes:
-    """Return the values of a column as bytes, those of vectors fast. Arrow's own bytes depend on the rows around."""
+def _contents(column: pa.Array) -> Iterator[tuple[str, bytes]]:
+    """Yield the values of a column as bytes, of one part or, to be fast with vectors, two."""
     kind = column.type
-    if pa.types.is_nested(kind) and hasattr(kind, "value_type") and pa.types.is_floating(kind.value_type):
-        lengths: bytes = pc.list_value_length(column).fill_null(-1).to_numpy().tobytes()
-        return lengths + bytes(column.flatten().to_numpy(zero_copy_only=False).tobytes())
-    return repr(column.to_pylist()).encode()
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if is_list and pa.types.is_floating(kind.value_type) and not column.null_count:
+        yield "lengths", pc.list_value_length(column).to_numpy().astype(np.int64).tobytes()
+        yield "items", column.flatten().to_numpy(zero_copy_only=False).tobytes()
+    else:
+        yield "values", "".join(f"{value!r}\n" for value in column.to_pylist()).encode()
 
 
-def _digest(lift: HyperbolicLift) -> str:
-    digest = hashlib.sha256(json.dumps(lift.config, sort_keys=True).encode())
-    for name, values in sorted(lift.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(values.detach().double().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+def _digest_of(lift: HyperbolicLift) -> str:
+    parameters = {name: values.double().tolist() for name, values in sorted(lift.state_dict().items())}
+    return digest(json.dumps([lift.config, parameters]))

@@ -66,7 +66,10 @@ def train(
     system: System = None,
     epochs: Annotated[float | None, typer.Option(callback=finite, help="Default: 5.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser, instead of epochs.")] = None,
-    lr: Annotated[float | None, typer.Option(callback=finite, help="Learning rate; default: 0.005.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(callback=finite, help="Learning rate; default: the best in a few short trainings."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=MAX_SEED, help="Of parameters, order and demonstrations; default: 0.")
@@ -107,7 +110,7 @@ def train(
                 what = "training" if best is None else f"training, dev {run.training.choose_by} {best:.4g}"
                 bar.update(line, completed=step, total=total, what=what)
 
-            told = execute(run, out, show, lambda text: say(text, "yellow"))
+            told = execute(run, out, show)
     except KeyboardInterrupt as error:
         say("stopped: run the same command again, it goes on after the last epoch", "yellow")
         raise typer.Exit(INTERRUPTED) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import platform
 import shutil
-import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hyperbolic.version import __version__
-from icl import internals
-from icl.adapters import attach
+from icl import internals, rates
+from icl.adapters import Adapters, attach
 from icl.checkpoints import newest_whole, prune
 from icl.examples import Demonstrated
 from icl.fitting import fit_examples
@@ -29,11 +30,12 @@ from icl.train import DistillTrainer, answer_accuracy, training_arguments
 
 Step = Callable[[int, int, float | None], None]
 """Called with the step, how many there will be, and the last value of the dev set."""
-Notice = Callable[[str], None]
-"""Called with a sentence for the user."""
+_LOGGER = logging.getLogger(__name__)
+# Examples that a trial of a learning rate is judged by.
+_ASKED = 64
 
 
-def train(run: Run, out: str | Path, on_step: Step | None = None, notice: Notice = warnings.warn) -> dict[str, Any]:
+def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, Any]:
     """Train an adapter into the folder ``out``, and return what ``run.json`` says there.
 
     A run that was cut short goes on from its last whole checkpoint; one that is finished is left alone. No test set is
@@ -63,6 +65,9 @@ def train(run: Run, out: str | Path, on_step: Step | None = None, notice: Notice
     examples["train"] = sample(examples["train"], run.data.samples, seed)
     record = begun(run, digests, out)
     if record is not None and record["finished"]:
+        _LOGGER.info(
+            f"{out} is finished already: settings, data and model have not changed since, and nothing is done again"
+        )
         return record
     check_rows(examples, _answered(run, fitted), out)
     with exclusive(out):
@@ -82,9 +87,12 @@ def train(run: Run, out: str | Path, on_step: Step | None = None, notice: Notice
         if fitted:
             fit_examples(adapters, Collator(processor), examples["train"], examples.get("dev"))
         else:
-            record |= _train(run, model, processor, examples, out, clock, notice)
+            record |= _train(run, model, processor, examples, out, clock)
+        parts = adapters["default"]
+        if not all(t.isfinite().all() for part in parts for t in part.state_dict().values()):
+            raise ValueError("the adapter has numbers that are not finite: a lower training.learning_rate may help")
         adapters.save_pretrained(out)
-        parameters = sum(t.numel() for part in adapters["default"] for t in part.state_dict().values())
+        parameters = sum(t.numel() for part in parts for t in part.state_dict().values())
         record |= {"finished": True, "parameters": parameters, "seconds": round(clock.seconds, 2)}
         record["files"] = adapter_checksums(out)
         write_run(record, out)  # last: what is said to be finished is there
@@ -151,32 +159,82 @@ class _Clock(TrainerCallback):
             prune(self.out / CHECKPOINTS)
 
 
-def _train(
-    run: Run, model: Any, processor: Any, examples: dict[str, Any], out: Path, clock: _Clock, notice: Notice
+def _learning_rate(
+    run: Run, adapters: Adapters, examples: dict[str, Any], folder: Path, shared: Any, settings: Any
 ) -> dict[str, Any]:
+    """Return the learning rate of a run, and if it names none the trials that chose it. The adapter stays as it was."""
+    how = run.training
+    if how.learning_rate is not None:
+        return {"value": how.learning_rate}
+    batches = math.ceil(len(examples["train"]) / how.batch_size)
+    steps = rates.trial_steps(how.steps or math.ceil(how.epochs * math.ceil(batches / how.accumulation)))
+    part = "dev" if "dev" in examples else "train"
+    asked = sample(examples[part], min(len(examples[part]), _ASKED), how.seed)
+    start = {name: value.clone() for name, value in adapters.state_dict().items()}
+    _LOGGER.info(f"looking for a learning rate by trainings of {steps} steps; give one to do without")
+
+    def loss_after(rate: float, steps: int = steps) -> float:
+        args = training_arguments(folder, **settings, max_steps=steps or 1, learning_rate=rate, save_strategy="no")
+        trainer = DistillTrainer(**shared, args=args, eval_dataset=asked)
+        trainer.remove_callback(PrinterCallback)
+        try:
+            if steps:
+                trainer.train()
+            return float(trainer.evaluate()["eval_loss"])
+        except FloatingPointError:
+            return math.inf
+        finally:
+            adapters.load_state_dict(start)
+
+    value, losses = rates.search(loss_after, loss_after(0.0, steps=0))
+    tried = {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in sorted(losses.items())}
+    _LOGGER.info(
+        f"learning rate {value:g}, by the loss of {part} after {steps} steps: "
+        + ", ".join(f"{loss if loss is None else round(loss, 4)} at {rate}" for rate, loss in tried.items())
+    )
+    return {"value": value, "steps": steps, f"{part}_losses": tried}
+
+
+def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: Path, clock: _Clock) -> dict[str, Any]:
     """Train the adapter of ``model``, and return the history, and which epoch was chosen by what."""
     how, dev = run.training, examples.get("dev")
     folder = out / CHECKPOINTS
     newest, faults = newest_whole(folder)
     for checkpoint, reason in faults.items():
-        notice(f"{checkpoint} is left out: {reason}")
+        _LOGGER.warning(f"{checkpoint} is left out: {reason}")
         shutil.rmtree(checkpoint, ignore_errors=True)
     if faults:
-        notice(f"training goes on from {newest}" if newest else "there is no earlier checkpoint: training starts anew")
+        _LOGGER.warning(
+            f"training goes on from {newest}" if newest else "there is no earlier checkpoint: training starts anew"
+        )
+    shared = {
+        "model": model,
+        "objective": run.aim,
+        "train_dataset": examples["train"],
+        "data_collator": Collator(processor),
+        "teacher_cache": out / "teacher" if how.cache else None,
+        "keep_in_memory": isinstance(examples["train"], list),  # they are already, the testbed's
+    }
+    settings = {
+        "per_device_train_batch_size": how.batch_size,
+        "per_device_eval_batch_size": how.batch_size,
+        "gradient_accumulation_steps": how.accumulation,
+        internals.CHECKPOINTING: how.checkpointing,
+        "bf16": how.bf16,
+        "seed": how.seed,
+        "disable_tqdm": True,
+    }
+    if "learning_rate" not in clock.record:
+        clock.record["learning_rate"] = _learning_rate(run, model.icl_adapters, examples, folder, shared, settings)
+        write_run(clock.record, out)
     args = training_arguments(
         folder,
+        **settings,
         num_train_epochs=how.epochs,
         max_steps=how.steps or -1,
-        learning_rate=how.learning_rate,
-        per_device_train_batch_size=how.batch_size,
-        per_device_eval_batch_size=how.batch_size,
-        gradient_accumulation_steps=how.accumulation,
-        **{internals.CHECKPOINTING: how.checkpointing},
-        bf16=how.bf16,
-        seed=how.seed,
+        learning_rate=clock.record["learning_rate"]["value"],
         logging_steps=10,
         logging_first_step=True,
-        disable_tqdm=True,
         save_strategy="epoch",
         eval_strategy="epoch" if dev else "no",
         eval_on_start=bool(dev) and newest is None,
@@ -184,20 +242,13 @@ def _train(
         metric_for_best_model=f"eval_{how.choose_by}",
         greater_is_better=how.choose_by == "accuracy",
     )
-    trainer = DistillTrainer(
-        model,
-        args,
-        objective=run.aim,
-        train_dataset=examples["train"],
-        eval_dataset=dev,
-        data_collator=Collator(processor),
-        teacher_cache=out / "teacher" if how.cache else None,
-        keep_in_memory=isinstance(examples["train"], list),  # they are already, the testbed's
-        compute_metrics=answer_accuracy,
-        callbacks=[clock],
-    )
+    trainer = DistillTrainer(**shared, args=args, eval_dataset=dev, compute_metrics=answer_accuracy, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    try:
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    except FloatingPointError as error:
+        rate = clock.record["learning_rate"]["value"]
+        raise ValueError(f"training.learning_rate {rate:g} may be too high: {error}") from error
     state = trainer.state
     history = [entry for entry in state.log_history if "eval_loss" in entry or "loss" in entry]
     losses = [entry["loss"] for entry in history if "loss" in entry]

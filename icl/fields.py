@@ -35,7 +35,7 @@ def texts(value: Any) -> list[str] | None:
     if value is None:
         return None
     wrong = TypeError(f'must be a list of texts, such as ["a", "b"], got {value!r:.100}')
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple | np.ndarray):
         raise wrong
     try:
         made = [text(each) for each in value]
@@ -102,8 +102,11 @@ def converted(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
     ``prompts``: every column of single values is text, as a prompt's template has it. Without it only the columns of
     ``TEXTS`` and ``LISTS`` are, and others keep numbers and dates, which filters compare.
     """
-    columns = [_converted(name, column, prompts) for name, column in zip(batch.schema.names, batch.columns)]
-    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+    names = batch.schema.names
+    if len(set(names)) < len(names):
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is the name of two columns")
+    columns = [_converted(name, column, prompts) for name, column in zip(names, batch.columns)]
+    return pa.RecordBatch.from_arrays(columns, names=names)
 
 
 def _converted(name: str, column: pa.Array, prompts: bool) -> pa.Array:

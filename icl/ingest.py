@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -86,7 +87,7 @@ class Ingest:
         """The rows of the batch that can be embedded; the others go to ``on_failure``, or raise without one."""
         _check_names(batch.schema.names)
         columns = dict(zip(batch.schema.names, batch.columns))
-        strings = {name: _strings(name, columns.pop(name, None), batch.num_rows) for name in _STRINGS}
+        strings = {name: _strings(name, columns.pop(name, None), numbers) for name in _STRINGS}
         given = {name: columns.pop(name) for name in RESERVED if name in columns}
         ids = strings["id"]
         failed: dict[int, Failure] = {}
@@ -171,14 +172,14 @@ def _cast(field: pa.Field, values: pa.Array | None, count: int) -> pa.Array:
         raise BankError(f"column {field.name} must be {field.type}, got {values.type}: {error}") from error
 
 
-def _strings(name: str, values: pa.Array | None, count: int) -> list[str | None]:
+def _strings(name: str, values: pa.Array | None, numbers: list[int]) -> list[str | None]:
     if values is None:
-        return [None] * count
+        return [None] * len(numbers)
     if not pa.types.is_string(values.type):
         raise BankError(f"{name} must be the path of a file, got {values.type}: a bank keeps no images, it names them")
     result: list[str | None] = values.to_pylist()
     if name == "id" and None in result:
-        raise BankError(f"row {result.index(None)} has no id: give every row one, or leave the column out")
+        raise BankError(f"row {numbers[result.index(None)]} has no id: give every row one, or leave the column out")
     return result
 
 
@@ -209,6 +210,6 @@ def _vectors(field: pa.Field, values: Tensor | None, count: int) -> pa.Array:
 
 
 def _digest(image: str | None, text: str | None) -> str | None:
-    if image is not None and Path(image).is_file():
+    if image is not None and os.path.isfile(image):  # where Path.is_file raises for names that are too long
         return digest(Path(image).read_bytes())
     return None if text is None else digest(text)

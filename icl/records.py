@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from icl.fields import is_file, plain
 
 # Rows that are checked at a time.
 _BATCH = 1 << 10
+_ASKED = {"image", "images", "question"}
 # Columns that are not for templates.
 _NO_FIELDS = ("image", "images", "answer", "answers")
 
@@ -64,14 +66,16 @@ class Records:
                 rows = datasets.load_from_disk(self._path)
         if isinstance(rows, datasets.Dataset):
             self._rows = rows.with_format("arrow")
+            features = rows.features.items()
+            self._classes = {name: kind.names for name, kind in features if isinstance(kind, datasets.ClassLabel)}
         else:
             try:
                 batches = [pa.Table.from_batches([batch]) for batch in source.read(rows, _BATCH, prompts=True)]
             except ValueError as error:
                 raise ValueError(f"Records: {error}") from error
-            if not batches:
-                raise ValueError(f"Records: {self._path or 'records'}: there are no rows")
-            self._rows = pa.concat_tables(batches)
+            self._rows = pa.concat_tables(batches) if batches else pa.table({})
+        if not len(self._rows):
+            raise ValueError(f"Records: {self._path or 'records'}: there are no rows")
         self.ids: list[str] = []
         self.answers: list[str | None] = []
         self._check()
@@ -106,8 +110,11 @@ class Records:
     def _slice(self, start: int, count: int) -> pa.Table:
         if isinstance(self._rows, pa.Table):
             return self._rows.slice(start, count)
-        parts = self._rows[start : start + count].to_batches()
-        return pa.Table.from_batches([plain(part, prompts=True) for part in parts])
+        table = self._rows[start : start + count]
+        for name, names in self._classes.items():  # numbers, -1 where there is none
+            known = pc.index_in(table.column(name), pa.array(range(len(names))))
+            table = table.set_column(table.schema.get_field_index(name), name, pc.take(pa.array(names), known))
+        return pa.Table.from_batches([plain(part, prompts=True) for part in table.to_batches()])
 
     def _image(self, image: Any) -> Any:
         """A path, the bytes of a file, or what ``datasets`` stores, which is either."""
@@ -148,10 +155,12 @@ class Records:
         for image in map(self._image, images):
             if not isinstance(image, str | bytes):
                 raise ValueError(f"image must be a path or the bytes of a file, got {type(image).__name__}")
-            if isinstance(image, str) and not Path(image).is_file():
+            if isinstance(image, str) and not os.path.isfile(image):  # Path.is_file raises for names that are too long
                 raise ValueError(f"there is no image {image}")
         if not images and _text(values.get("question")) is None:
-            raise ValueError(f"there must be an image or a question, got neither: the columns are {', '.join(values)}")
+            names = [f"{name} must be written {name.lower()}" for name in values if name.lower() in _ASKED - {name}]
+            hint = ", ".join(names) or f"the columns are {', '.join(values)}"
+            raise ValueError(f"there must be an image or a question, got neither: {hint}")
 
 
 def _images(values: Mapping[str, Any]) -> list[Any]:

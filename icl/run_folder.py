@@ -51,11 +51,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from training into a folder, which is made if need be; the lock dies with its process.
 
     Checkpoints that were never begun, and a folder that was made in vain, are taken away at the end. ``ValueError`` if
-    another process is at work there, or if it is no folder.
+    another process is at work there.
     """
     made = not folder.exists()
-    if not made and not folder.is_dir():
-        raise ValueError(f"out must be a folder, and {folder} is a file")
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
     lock = FileLock(checkpoints / ".lock", timeout=0)
@@ -82,6 +80,8 @@ def begun(run: Run, digests: Mapping[str, str | None], folder: Path) -> dict[str
     ``ValueError`` if what is there would be lost or mixed: another run, the same of other data or another model, an
     adapter that is not the one that was learned, an adapter or checkpoints that nothing is known of.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out must be a folder, and {folder} is a file")
     record = read_run(folder)
     checkpoints = [path for path in checkpoints_in(folder / CHECKPOINTS) if (path / CHECKSUMS_FILE).exists()]
     if record is None:

@@ -63,6 +63,8 @@ class Training:
         epochs: at the end of each, ``dev`` is looked at.
         steps: of the optimiser, instead of ``epochs``.
         batch_size: examples in memory at a time; a step takes ``accumulation`` times as many.
+        learning_rate: of AdamW, at the height of a cosine. ``None`` looks for one by short trainings
+            (:mod:`icl.rates`): what is right for one base and method is not for others.
         choose_by: what of ``dev`` decides which epoch is kept: the least loss, or the most answers whose tokens are
             all right.
         seed: of the parameters' start, the order of examples and their demonstrations.
@@ -71,7 +73,7 @@ class Training:
 
     epochs: float = 5.0
     steps: int | None = None
-    learning_rate: float = 5e-3
+    learning_rate: float | None = None
     batch_size: int = 8
     accumulation: int = 1
     choose_by: Literal["loss", "accuracy"] = "loss"
@@ -85,6 +87,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"training.{name} must be positive, got {value}")
+        if self.learning_rate is not None and self.learning_rate > 1:
+            raise ValueError(f"training.learning_rate must be at most 1, got {self.learning_rate}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"training.seed must be from 0 to 2**32 - 1, got {self.seed}")
 

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 from torch import Tensor
 
 from icl import text_files
-from icl.fields import TEXTS, conformed, converted, plain, settled, text
+from icl.fields import LISTS, TEXTS, conformed, converted, plain, settled, text, texts
 
 Source: TypeAlias = str | Path | pa.Table | pa.RecordBatchReader | Mapping[str, Any]
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -69,11 +69,16 @@ def _column(name: str, values: Any, prompts: bool) -> pa.Array:
     if isinstance(values, np.ndarray) and values.ndim != 1:
         raise ValueError(f"source: column {name} must have shape (rows,) or (rows, width), got {values.shape}")
     try:
+        if name in LISTS:
+            return pa.array([texts(value) for value in values], pa.list_(pa.string()))
         if name in TEXTS or prompts:
             return pa.array([text(value) for value in values], pa.string())
-    except TypeError:
-        pass  # a column of what Arrow knows as well, such as dates, lists and bytes
-    return pa.array(values)
+    except (TypeError, ValueError):
+        pass  # of what Arrow may know: bytes, lists, vectors
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"source: column {name}: {error}") from error
 
 
 def _files(path: Path, batch_size: int, prompts: bool) -> Iterator[pa.RecordBatch]:

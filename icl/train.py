@@ -209,7 +209,7 @@ class DistillTrainer(Trainer):
             values = ", ".join(f"{name} {value:.3g}" for name, value in zip(self.objective.terms, terms.tolist()))
             raise FloatingPointError(
                 f"DistillTrainer: the loss is not finite at step {self.state.global_step}: {values}. A lower "
-                "learning_rate or max_grad_norm may help; the last checkpoint is good to resume from"
+                "learning_rate or max_grad_norm may help"
             )
         if model.training:
             self._logged += shares.detach()

@@ -1,9 +1,7 @@
 """Reading a bank: numbers that are none, moments in any time zone, other processes that compact, damaged copies."""
 
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -125,33 +123,32 @@ def test_keep(bank: AnchorBank, keep: Any) -> None:
 
 # --- time ----------------------------------------------------------------------------------------------------------
 
-ZONES = """
-    import sys
-    from datetime import datetime, timezone
-    from icl.bank import AnchorBank
-    bank = AnchorBank.open(sys.argv[1])
-    moment = datetime.fromtimestamp(float(sys.argv[2]), timezone.utc)
-    naive = datetime.fromtimestamp(float(sys.argv[2]))
-    print(bank.nearest_version(moment).version, bank.nearest_version(naive).version, bank.versions()[0][1])
-"""
+
+@pytest.fixture(params=["UTC", "America/New_York", "Asia/Tokyo"])
+def zone(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The zone of this process."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TZ", request.param)
+        time.tzset()
+        yield request.param
+    time.tzset()
 
 
-@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
 def test_moments_are_the_same_in_every_zone(bank: AnchorBank, zone: str) -> None:
-    """In a process of its own, because a process keeps its zone."""
     (_, made), first = bank.versions()[0], bank.version
+    assert abs(datetime.now(timezone.utc) - made) < timedelta(minutes=5)
     moment = made + timedelta(microseconds=1)
     bank.append(rows(N, 1))
-    assert bank.nearest_version(moment.astimezone(ZoneInfo(zone))).version == first
-    command = [sys.executable, "-c", textwrap.dedent(ZONES), str(bank.folder), repr(moment.timestamp())]
-    told = subprocess.run(command, env={"TZ": zone, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
-    assert told.stdout.split(maxsplit=2) == [str(first), str(first), f"{made}\n"]
+    local = datetime.fromtimestamp(moment.timestamp())
+    for when in (moment, moment.astimezone(ZoneInfo("Asia/Kolkata")), local.astimezone(), local):
+        assert bank.nearest_version(when).version == first
+    with pytest.raises(BankError, match="has no version as old as"):
+        bank.nearest_version(local - timedelta(minutes=5))
 
 
 def test_moments_without_a_version(bank: AnchorBank) -> None:
     (_, made), first = bank.versions()[0], bank.version
     assert made.tzinfo is timezone.utc
-    assert abs(datetime.now(timezone.utc) - made) < timedelta(minutes=5)
     assert bank.nearest_version(made).version == first
     for moment in (made - timedelta(microseconds=1), datetime(2, 1, 2)):
         with pytest.raises(BankError, match="has no version as old as"):
@@ -169,16 +166,6 @@ def test_moments_without_a_version(bank: AnchorBank) -> None:
 
 
 # --- other processes -----------------------------------------------------------------------------------------------
-
-OTHER = """
-    import sys, torch
-    from icl.bank import AnchorBank
-    bank = AnchorBank.open(sys.argv[1])
-    bank.append({"id": ["new"], "text": ["new"], "point": torch.zeros(1, 2)})
-    bank.delete(["r0", "r1"])
-    if sys.argv[2] == "compact":
-        bank.compact()
-"""
 
 READS: dict[str, Callable[[AnchorBank], Any]] = {
     "search": lambda bank: bank.search(torch.zeros(1, 2), 3).rows.tolist(),
@@ -201,7 +188,10 @@ def test_a_reader_while_others_write(bank: AnchorBank, what: str, touched: bool)
     want = {name: read(AnchorBank.open(bank.folder)) for name, read in READS.items()}
     if touched:
         reader.vectors()
-    subprocess.run([sys.executable, "-c", textwrap.dedent(OTHER), str(bank.folder), what], check=True)
+    bank.append({"id": ["new"], "text": ["new"], "point": torch.zeros(1, 2)})
+    bank.delete(["r0", "r1"])
+    if what == "compact":
+        bank.compact()
     told: list[str] = []
     for name, read in READS.items():
         try:

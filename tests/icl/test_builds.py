@@ -211,10 +211,10 @@ KILLED = """
 
 
 @pytest.mark.parametrize("commits", [0, 3])
-def test_killed_between_files_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commits: int) -> None:
+def test_killed_between_files_and_commit(tmp_path: Path, commits: int) -> None:
+    """What goes on may read the rows in batches of another size."""
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "bank"), str(commits)]
     assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
-    monkeypatch.setattr("icl.ingest._BATCH", 10)
     given = {"id": [f"r{i}" for i in range(50)], "point": [[i / 10.0] for i in range(50)]}
     bank = AnchorBank.build(tmp_path / "bank", given)
     assert bank.table(["id"]).column("id").to_pylist() == given["id"]

@@ -191,7 +191,7 @@ def test_errors_of_the_user_are_one_line(bank: AnchorBank, here: Path) -> None:
     (here / "plain.jsonl").write_text('{"id": "a", "text": "b"}\n')
     for args, message in [
         (["bank", "info", "nowhere"], "there is no bank at nowhere: build one"),
-        (["bank", "build", "demos.jsonl", "--out", "bank"], "there is a bank at bank: append to it"),
+        (["bank", "build", "more.jsonl", "--out", "bank"], "there is a bank at bank, of other rows: append to it"),
         (["bank", "build", "missing.jsonl", "--out", "new"], "there is nothing at missing.jsonl"),
         (["bank", "build", "empty", "--out", "new"], "holds neither images nor any of"),
         (["bank", "build", "demos.jsonl", "--out", "new", "--lift", "empty"], "empty holds no lift"),

@@ -60,7 +60,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-FAST = ("--model", "testbed", "--shots", "2", "--epochs", "2", "--batch-size", "20")
+FAST = ("--model", "testbed", "--shots", "2", "--epochs", "2", "--batch-size", "20", "--lr", "0.005")
 DATA = ("--data", "train.jsonl", "--dev", "dev.jsonl", *FAST)
 
 
@@ -147,7 +147,7 @@ def test_same_run_from_yaml_and_from_options(here: Path) -> None:
 def test_goes_on_where_it_was_cut_short(here: Path) -> None:
     values = {
         "model": "testbed", "data": {"train": "train.jsonl", "dev": "dev.jsonl", "shots": 2}, "method": "hyper_icl",
-        "training": {"epochs": 3, "batch_size": 20},
+        "training": {"epochs": 3, "batch_size": 20, "learning_rate": 5e-3},
     }  # fmt: skip
     described = Run.from_dict(values)
     train(described, "whole")
@@ -230,6 +230,8 @@ def test_seeds_of_adapters_are_those_of_the_testbed(here: Path) -> None:
         8,
         "--steps",
         1,
+        "--lr",
+        0.005,
     )
     for seed in (0, 1):
         run("train", *common, "--seed", seed, "--out", f"seed-{seed}")

@@ -40,7 +40,7 @@ def write_rows(folder: Path, name: str, first: int, count: int = 12) -> None:
 def described(**changes: Any) -> Run:
     values: dict[str, Any] = {
         "model": "testbed", "data": {"train": "train.jsonl", "dev": "dev.jsonl", "shots": 2}, "method": "hyper_icl",
-        "training": {"epochs": EPOCHS, "batch_size": 6},
+        "training": {"epochs": EPOCHS, "batch_size": 6, "learning_rate": 5e-3},
     }  # fmt: skip
     for section, change in changes.items():
         values[section] = {**values[section], **change} if section in ("data", "training") else change
@@ -125,29 +125,27 @@ def test_any_damage_leaves_the_checkpoint_before(name: str, damage: Callable[[Pa
     assert name in faults[newest] or name == "checksums.json"
 
 
-def test_goes_on_before_damage_to_the_same_adapter(here: Path) -> None:
+def test_goes_on_before_damage_to_the_same_adapter(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     newest, before, *_ = checkpoints_in("cut/checkpoints")
     (newest / "optimizer.pt").unlink()
-    notices: list[str] = []
     steps: list[int] = []
-    train(described(), "cut", lambda step, total, dev: steps.append(step), notices.append)
+    train(described(), "cut", lambda step, total, dev: steps.append(step))
     assert (int(newest.name[-1]), int(before.name[-1])) == (6, 4)
     assert steps == [5, 6, 7, 8]
-    assert notices == [
+    assert caplog.messages == [
         f"{newest} is left out: optimizer.pt is missing", f"training goes on from {before}",
     ]  # fmt: skip
     assert_same_adapter("cut", "whole")
     assert not Path("cut/checkpoints").exists()
 
 
-def test_starts_anew_where_nothing_is_whole(here: Path) -> None:
+def test_starts_anew_where_nothing_is_whole(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     for checkpoint in checkpoints_in("cut/checkpoints"):
         truncate(checkpoint / "adapter_model.safetensors")
-    notices: list[str] = []
     steps: list[int] = []
-    train(described(), "cut", lambda step, total, dev: steps.append(step), notices.append)
+    train(described(), "cut", lambda step, total, dev: steps.append(step))
     assert steps == list(range(1, 9))
-    assert notices[-1] == "there is no earlier checkpoint: training starts anew"
+    assert caplog.messages[-1] == "there is no earlier checkpoint: training starts anew"
     assert_same_adapter("cut", "whole")
 
 
@@ -188,7 +186,7 @@ def test_goes_on_after_a_kill_in_the_middle_of_a_checkpoint(here: Path) -> None:
     assert fault(first) is None
     assert fault(second) is not None
     steps: list[int] = []
-    train(described(), "killed", lambda step, total, dev: steps.append(step), lambda notice: None)
+    train(described(), "killed", lambda step, total, dev: steps.append(step))
     assert steps == [3, 4, 5, 6, 7, 8]
     assert_same_adapter("killed", "whole")
 
@@ -206,7 +204,7 @@ def test_full_disk_is_an_error_after_which_training_goes_on(here: Path, monkeypa
         train(described(), "full")
     monkeypatch.undo()
     monkeypatch.chdir(here)
-    train(described(), "full", notice=lambda text: None)
+    train(described(), "full")
     assert_same_adapter("full", "whole")
 
 
@@ -350,7 +348,56 @@ def test_a_start_in_vain_leaves_nothing(here: Path) -> None:
 # What is kept of a training.
 
 
-def test_losses_and_the_untrained_are_kept_without_dev(here: Path) -> None:
+def test_loss_that_is_no_number_is_an_error_of_the_rate(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icl.objective.answer_cross_entropy", lambda logits, labels: logits.sum() * torch.nan)
+    with pytest.raises(ValueError, match=r"training\.learning_rate 0\.005 may be too high: .* at step 0: ce nan"):
+        train(described(objective={"ce": 1}, data={"dev": None}), "high")
+    assert not Path("high/adapter_model.safetensors").exists()
+
+
+def test_vectors_that_are_no_numbers_are_not_saved(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(adapters: Any, *args: Any) -> None:
+        for value in adapters["default"][0].state_dict().values():
+            value.fill_(torch.nan)
+
+    monkeypatch.setattr("icl.execute.fit_examples", fit)
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        train(described(method="in_context_vector"), "high")
+    assert not Path("high/adapter_model.safetensors").exists()
+
+
+def test_rate_is_looked_for_where_none_is_given(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is the one that is told, the lowest that does nearly as well as the best; and looking leaves no trace."""
+    caplog.set_level("INFO", "icl")
+    with pytest.raises(CutError):
+        train(described(method="hificl", training={"learning_rate": None}), "a", cut_at(5))
+    record = json.loads(Path("a/run.json").read_text())
+    losses = {float(rate): loss for rate, loss in record["learning_rate"]["dev_losses"].items()}
+    assert set(losses) >= {0.005, 0.016, 0.05}
+    value = record["learning_rate"]["value"]
+    gains = {rate: record_untrained(here) - loss for rate, loss in losses.items()}
+    assert value == min(rate for rate, gain in gains.items() if gain >= 0.9 * max(gains.values()))
+    assert f"learning rate {value:g}, by the loss of dev after 8 steps" in caplog.text
+    caplog.clear()
+    train(described(method="hificl", training={"learning_rate": None}), "a")
+    assert "learning rate" not in caplog.text, "found already"
+    train(described(method="hificl", training={"learning_rate": value}), "b")
+    assert_same_adapter("a", "b")
+
+
+def record_untrained(here: Path) -> float:
+    """The loss of dev of HiFICL at its start, which does next to nothing: that of the base."""
+    from icl import testbed
+    from icl.prompt import Collator
+    from icl.splits import FileSplit, Show
+
+    model, processor = testbed.load()
+    asked = FileSplit("dev.jsonl", Show()).examples(0)
+    with torch.no_grad():
+        return float(model(**Collator(processor)([asked[i] for i in range(len(asked))])["student"]).loss)
+
+
+def test_losses_are_kept_without_dev(here: Path) -> None:
     record = train(described(data={"dev": None}, training={"epochs": 1}), "short")
     losses = [(entry["step"], entry["loss"]) for entry in record["history"]]
     assert [step for step, _ in losses] == [1, 2]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.feather
@@ -143,7 +144,7 @@ ERRORS = {
     "twice.jsonl": ('{"question": "a", "question": "b"}', "line 1: field 'question' is there twice"),
     "surrogate.jsonl": ('{"question": "a"}\n{"question": "\\ud800"}', "line 2: question .* surrogates not allowed"),
     "digits.jsonl": ('{"question": "a", "n": ' + "9" * 5000 + "}", "line 1: .*4300"),
-    "case.csv": ("ID,Question\n1,a\n", "line 2: there must be an image or a question, got neither: .*ID, Question"),
+    "case.csv": ("ID,Question\n1,a\n", "line 2: .* got neither: Question must be written question"),
 }  # fmt: skip
 
 
@@ -293,3 +294,43 @@ def test_a_bank_takes_no_bytes_for_a_path(tmp_path: Path) -> None:
     table = pa.table({"id": ["a"], "image": [b"\x89PNG"], "point": [[0.0, 1.0]]})
     with pytest.raises(BankError, match="image must be the path of a file, got binary"):
         AnchorBank.build(tmp_path / "bank", table)
+
+
+def test_columns_of_python(tmp_path: Path) -> None:
+    """Values of several kinds, of numpy, and of what stands for nothing."""
+    columns: dict[str, Any] = {
+        "question": np.array(["a", "b"]),
+        "answers": [(1, "one"), np.array([0.1, 2.5], np.float32)],
+        "hint": [datetime.date(2021, 3, 4), float("nan")],
+        "mixed": [2, 2.5],
+    }
+    records = Records(columns)
+    assert [record.references for record in records] == [("1", "one"), ("0.1", "2.5")]
+    assert [record.fields["hint"] for record in records] == ["2021-03-04", ""]
+    assert [record.fields["mixed"] for record in records] == ["2", "2.5"]
+    wrong = [
+        ({"question": ["\ud800"]}, "column question: .*surrogates not allowed"),
+        ({"question": ["a"], "x": [object()]}, "column x: Could not convert"),
+        ({"question": ["a"], "answers": [[None, "y"]]}, "row 0: answers must be a list of texts"),
+        ({"question": [], "answer": []}, "there are no rows"),
+        ({"question": ["a"], "image": ["x" * 5000]}, "row 0: there is no image"),
+    ]
+    for given, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            Records(given)
+    twice = pa.table([["a"], ["b"], ["c"]], names=["question", "x", "x"])
+    with pytest.raises(ValueError, match="'x' is the name of two columns"):
+        Records(twice)
+    with pytest.raises(BankError, match="row 1500 has no id"):
+        AnchorBank.build(tmp_path / "bank", {"id": [*map(str, range(1500)), None], "point": torch.zeros(1501, 2)})
+
+
+def test_classes_of_datasets_are_their_names() -> None:
+    features = datasets.Features(
+        {"question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["a", "b"])}
+    )
+    rows = datasets.Dataset.from_dict({"question": ["x", "y", "z"], "answer": [1, 0, -1]}, features)
+    assert Records(rows).answers == ["b", "a", None]
+    assert [record.answer for record in Records(rows.select([2, 1, 0]))] == [None, "a", "b"]
+    with pytest.raises(ValueError, match="there are no rows"):
+        Records(rows.select([]))
