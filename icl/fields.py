@@ -102,6 +102,7 @@ def converted(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
     ``prompts``: every column of single values is text, as a prompt's template has it. Without it only the columns of
     ``TEXTS`` and ``LISTS`` are, and others keep numbers and dates, which filters compare.
     """
+    batch.validate(full=True)  # reading a damaged file goes through, and what is done with it then crashes
     names = batch.schema.names
     if len(set(names)) < len(names):
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is the name of two columns")

@@ -83,6 +83,8 @@ def schema(files: list[Path], size: int, prompts: bool) -> pa.Schema:
         for chunk in _chunks(file, size):
             for name in dict.fromkeys(name for _, values in chunk for name in values):
                 kind = _meant(name) or _type([values.get(name) for _, values in chunk], prompts)
+                if name not in types and not _is_unicode(name):
+                    raise ValueError(f"{file}: the name {name!r} of a field is not Unicode")
                 types[name] = _common(types[name], kind) if name in types else kind
     return settled(pa.schema([pa.field(name, kind) for name, kind in types.items() if kind is not None]))
 
@@ -195,6 +197,14 @@ def _deeper(value: Any, depth: int) -> bool:
         nested = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
         level = [child for children in nested for child in children]
     return any(isinstance(each, dict | list) for each in level)
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates
+        return False
+    return True
 
 
 def _meant(name: str) -> pa.DataType | None:

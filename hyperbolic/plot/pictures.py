@@ -37,7 +37,7 @@ def load_image(image: str | Path | bytes | Image) -> Image:
 
 
 def _rgb(image: Image) -> Image:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     upright = ImageOps.exif_transpose(image)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
@@ -47,9 +47,16 @@ def _rgb(image: Image) -> Image:
     if not upright.has_transparency_data:
         return upright.convert("RGB")
     drawing = upright.convert("RGBA")
-    papers = [Image.new("RGBA", drawing.size, colour) for colour in ("white", "black")]
-    white, black = (Image.alpha_composite(paper, drawing).convert("RGB") for paper in papers)
-    return black if _contrast(white) < _CONTRAST and _contrast(white) < _contrast(black) else white
+    white = _on(drawing, "white")
+    if _contrast(white) >= _CONTRAST:
+        return white
+    return max(white, _on(drawing, "black"), key=_contrast)
+
+
+def _on(drawing: Image, colour: str) -> Image:
+    from PIL import Image
+
+    return Image.alpha_composite(Image.new("RGBA", drawing.size, colour), drawing).convert("RGB")
 
 
 def _contrast(image: Image) -> float:

@@ -1,9 +1,11 @@
 """Rows from files: text is what the file has, whatever it looks like, and errors name file, line and field."""
 
+import csv
 import datetime
 import decimal
 import json
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from icl.bank import AnchorBank
@@ -91,6 +95,9 @@ def test_numbers_of_json_are_text_as_written(tmp_path: Path) -> None:
     assert [record.fields["price"] for record in records] == ["2", "2.5", "none"]
     # for a bank too, whose other columns are numbers where all are
     assert pa.Table.from_batches(read(path, 1)).column("price").to_pylist() == ["2", "2.5", "none"]
+    path.write_text('{"question": "a", "\\udc00": 1}')
+    with pytest.raises(ValueError, match=f"{path}: the name .* of a field is not Unicode"):
+        list(read(path, 1))
     path.write_text('{"id": 1, "n": 2, "big": 1, "box": [1]}\n{"id": 2, "n": 2.5, "big": 18446744073709551616}\n')
     table = pa.Table.from_batches(read(path, 1))
     assert table.to_pylist() == [
@@ -169,26 +176,35 @@ def test_vectors_in_text_files(tmp_path: Path) -> None:
         AnchorBank.build(tmp_path / "none", tmp_path / "rows.jsonl")
 
 
-@pytest.mark.parametrize("depth", [3_000, 100_000])
-@pytest.mark.parametrize("form", ["rows.jsonl", "rows.json", "rows.csv"])
-def test_deep_nesting_is_an_error(tmp_path: Path, form: str, depth: int) -> None:
-    """In a process of its own, which a crash would end."""
-    deep = "[" * depth + "]" * depth
-    content = {
-        "rows.jsonl": '{"question": "a", "x": %s}',
-        "rows.json": '[{"question": "a", "x": %s}]',
-        "rows.csv": "question,answers\na,%s",
-    }[form]
-    (tmp_path / form).write_text(content % deep)
-    code = (
-        "import sys; from icl.source import read\n"
-        "try: list(read(sys.argv[1], 10))\nexcept ValueError as error: print(str(error)[:300])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path / form)], capture_output=True, text=True)
+def test_files_that_crash_readers_are_errors(tmp_path: Path) -> None:
+    """Deep nesting, and offsets that lead out of the file; in a process of its own, which a crash would end."""
+    wanted = {}
+    for depth in (3_000, 100_000):
+        deep = "[" * depth + "]" * depth
+        for form, content in {
+            "jsonl": '{"question": "a", "x": %s}',
+            "json": '[{"question": "a", "x": %s}]',
+            "csv": "question,answers\na,%s",
+        }.items():
+            path = tmp_path / f"{depth}.{form}"
+            path.write_text(content % deep)
+            # a cell of a CSV has its own limit
+            cell = "answers must be a list of texts" if depth == 3_000 else "field larger than field limit"
+            wanted[path] = f"line 2: {cell}" if form == "csv" else "line 1: a value must be nested at most 32 deep"
+    table, path = pa.table({"question": ["a", "b", "c"]}), tmp_path / "rows.feather"
+    pyarrow.feather.write_feather(table, path, compression="uncompressed")
+    good, offsets = path.read_bytes(), struct.pack("<4i", 0, 1, 2, 3)
+    assert good.count(offsets) == 1
+    path.write_bytes(good.replace(offsets, struct.pack("<4i", 0, 1, 1 << 28, 3)))
+    wanted[path] = ""
+    code = "import sys; from icl.records import Records\nfor path in sys.argv[1:]:\n"
+    code += "    try: Records(path)\n    except ValueError as error: print(repr(str(error)[:300]))"
+    ran = subprocess.run([sys.executable, "-c", code, *map(str, wanted)], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    # a cell of a CSV has its own limit
-    wanted = {"rows.csv": "line 2: (answers must be a list|field larger)"}.get(form, "line 1: a value must be nested")
-    assert re.match(f"{tmp_path / form}, {wanted}", ran.stdout)
+    errors = ran.stdout.splitlines()
+    assert len(errors) == len(wanted)
+    for (path, message), error in zip(wanted.items(), errors):
+        assert re.match(f"'Records: {path}[,:] {message}", error)
 
 
 def test_values_of_parquet_as_text(tmp_path: Path) -> None:
@@ -315,9 +331,9 @@ def test_columns_of_python(tmp_path: Path) -> None:
         ({"question": [], "answer": []}, "there are no rows"),
         ({"question": ["a"], "image": ["x" * 5000]}, "row 0: there is no image"),
     ]
-    for given, message in wrong:
+    for values, message in wrong:
         with pytest.raises(ValueError, match=message):
-            Records(given)
+            Records(values)
     twice = pa.table([["a"], ["b"], ["c"]], names=["question", "x", "x"])
     with pytest.raises(ValueError, match="'x' is the name of two columns"):
         Records(twice)
@@ -334,3 +350,16 @@ def test_classes_of_datasets_are_their_names() -> None:
     assert [record.answer for record in Records(rows.select([2, 1, 0]))] == [None, "a", "b"]
     with pytest.raises(ValueError, match="there are no rows"):
         Records(rows.select([]))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(*[st.text()] * 3), min_size=1, max_size=5))
+def test_any_text_comes_back(tmp_path: Path, rows: list[tuple[str, str, str]]) -> None:
+    """As the csv and json modules wrote it; a blank id or question would be refused."""
+    rows = [(f"{i}{name}", f"q{question}", answer) for i, (name, question, answer) in enumerate(rows)]
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "question", "hint"), *rows])
+    lines(tmp_path, *[dict(zip(("id", "question", "hint"), row)) for row in rows])
+    for name in ("rows.csv", "rows.jsonl"):
+        records = [(record.id, record.question, record.fields["hint"]) for record in Records(tmp_path / name)]
+        assert records == rows
