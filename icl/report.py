@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hyperbolic import plot
 from icl.bank import AnchorBank, Hits
 from icl.embed import load_image
 from icl.schema import VECTORS, BankError
-from icl.select import Queries
+from icl.select import Queries, own_rows
 
 _THUMBNAIL = 240  # pixels
 _SAMPLE = 400
@@ -111,7 +112,7 @@ def report(
 
     Args:
         queries: points whose neighbours are shown; default: three rows of the bank, a shallow, a middling and a deep
-            one. A row of the bank finds itself first.
+            one. No query is its own neighbour, by id and by content.
         label: the column that colours the points; default: "label", if there is one.
     """
     folder = Path(folder)
@@ -127,10 +128,12 @@ def report(
     if queries is None:
         places = torch.tensor([0.1, 0.5, 0.9]) * (len(bank) - 1)
         queries = Queries.of_rows(bank, depth.sort(stable=True).indices[places.round().long().unique()])
-    if queries.points is None:
+    if queries.points is None or not len(queries):
         raise BankError("report: queries need points: lift their embeddings")
     folder.mkdir(parents=True, exist_ok=True)
-    hits = bank.search(queries.points, k, depth_weight=depth_weight)
+    own = own_rows(bank, queries)
+    most = k + max((len(rows) for rows in own), default=0)
+    hits = _without(own, bank.search(queries.points, most, depth_weight=depth_weight), k)
     names = [f"query {i + 1}" for i in range(len(queries))]
     if queries.ids is not None:
         names = [name if given is None else str(given) for name, given in zip(names, queries.ids)]
@@ -148,6 +151,13 @@ def report(
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
     return folder / "index.html"
+
+
+def _without(own: Sequence[Tensor], hits: Hits, k: int) -> Hits:
+    """Return the best ``k`` hits of each query, or as many as all have, that are not the query itself."""
+    others = [(~torch.isin(rows, mine)).nonzero().flatten() for rows, mine in zip(hits.rows, own)]
+    k = min([k, *map(len, others)])
+    return Hits(*(torch.stack([row[kept[:k]] for row, kept in zip(values, others)]) for values in hits))
 
 
 def _draw(

@@ -127,7 +127,7 @@ def select(
         raise ValueError("select: diversity needs a strategy that scores, not random")
     if depth_weight and strategy != "hyperbolic":
         raise ValueError(f"select: depth_weight is for the hyperbolic strategy, not {strategy}")
-    own = _own_rows(bank, queries)
+    own = own_rows(bank, queries)
     most = max((len(rows) for rows in own), default=0)
     if whole("select: k", k, 0) < 1 or k + most > len(bank):
         raise BankError(
@@ -225,8 +225,8 @@ def _top(scores: Tensor, k: int) -> Tensor:
     return keys.topk(min(k, scores.shape[1])).indices
 
 
-def _own_rows(bank: AnchorBank, queries: Queries) -> list[Tensor]:
-    """For each query the rows that are itself, found in one pass over the bank."""
+def own_rows(bank: AnchorBank, queries: Queries) -> list[Tensor]:
+    """Return for each query the rows that are itself, by id or content, found in one pass over the bank."""
     count = len(queries)
     known = {"id": queries.ids or [None] * count, "digest": queries.digests or [None] * count}
     conditions = []

@@ -39,6 +39,7 @@ class Page(HTMLParser):
 
 def build(folder: Path, hostile: str, count: int = 24) -> AnchorBank:
     """Rows along a ray, i at distance about i, the even ones with an image, of which one is broken."""
+    folder.mkdir(exist_ok=True)
     for i in range(0, count, 2):
         Image.new("RGB", (400, 300), (10 * i, 0, 0)).save(folder / f"{i}.png")
     (folder / "4.png").write_bytes(b"no image")
@@ -92,8 +93,13 @@ def test_queries_by_default_are_of_three_depths(tmp_path: Path) -> None:
     page = Page(report(bank, tmp_path / "page"))
     sections = page.text.split("Neighbours of ")[1:]
     assert [section.split("\n")[0] for section in sections] == ["row 2", "row 12", "row 21"]
-    for section in sections:  # a row of the bank finds itself first
-        assert re.findall(r"distance (.*)", section)[0] == "0.000"
+    for section, own in zip(sections, ("row 2", "row 12", "row 21")):  # a query is not its own neighbour
+        assert re.findall(r"distance (.*)", section)[:2] == ["0.250", "0.250"]
+        assert own not in re.findall(r"^(row \d+)(?::|$)", section.split("\n", 1)[1], re.MULTILINE)
+    alone = build(tmp_path / "alone", "row ", 1)
+    page = Page(report(alone, tmp_path / "alone page"))
+    assert "Neighbours of row 0" in page.text
+    assert "distance" not in page.text.split("Neighbours of row 0")[1]
 
 
 def test_facts(tmp_path: Path) -> None:
