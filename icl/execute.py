@@ -23,7 +23,16 @@ from icl.fitting import fit_examples
 from icl.models import identity, load_model
 from icl.prompt import Collator
 from icl.row_check import check_rows
-from icl.run_folder import CHECKPOINTS, FORMAT, adapter_checksums, begun, check_unchanged, exclusive, write_run
+from icl.run_folder import (
+    CHECKPOINTS,
+    FORMAT,
+    adapter_checksums,
+    begun,
+    check_unchanged,
+    exclusive,
+    remove_checkpoints,
+    write_run,
+)
 from icl.runs import Run
 from icl.splits import FileSplit, open_split, sample
 from icl.train import DistillTrainer, answer_accuracy, training_arguments
@@ -96,7 +105,7 @@ def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, A
         record |= {"finished": True, "parameters": parameters, "seconds": round(clock.seconds, 2)}
         record["files"] = adapter_checksums(out)
         write_run(record, out)  # last: what is said to be finished is there
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        remove_checkpoints(out)
     return record
 
 
@@ -261,6 +270,9 @@ def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: 
             raise ValueError(f"dev {how.choose_by} is never a number: there is nothing to choose an epoch by")
         for name, entry in (("untrained", evaluations[0]), ("trained", evaluations[step])):
             summary[name] = {measure: entry[f"eval_{measure}"] for measure in ("loss", "accuracy")}
+        before, after = summary["untrained"][how.choose_by], summary["trained"][how.choose_by]
+        if after <= before if how.choose_by == "accuracy" else after >= before:
+            _LOGGER.warning(f"no epoch is better than the untrained adapter: dev {how.choose_by} is {after:.4g}")
         epoch = evaluations[step]["epoch"]
         chosen = {"by": f"dev {how.choose_by}", "epoch": epoch, "step": step, "value": state.best_metric}
     return {"chosen": chosen, **summary}

@@ -17,6 +17,7 @@ from icl.runs import Run
 
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
+LOCK_FILE = ".lock"
 FORMAT = 1
 _WANTED: dict[str, Any] = {"run": dict, "finished": bool, "seconds": (int, float)}
 
@@ -56,7 +57,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     made = not folder.exists()
     checkpoints = folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(checkpoints / ".lock", timeout=0)
+    lock = FileLock(checkpoints / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -67,11 +68,22 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         if not any(checkpoints_in(checkpoints)):
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            (checkpoints / LOCK_FILE).unlink(missing_ok=True)
+            _remove_if_empty(checkpoints)
         if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # if it is empty
+            _remove_if_empty(folder)
         lock.release()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a run that is finished, and nothing else that may lie beside them."""
+    for checkpoint in checkpoints_in(folder / CHECKPOINTS):
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def begun(run: Run, digests: Mapping[str, str | None], folder: Path) -> dict[str, Any] | None:

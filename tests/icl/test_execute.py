@@ -345,7 +345,23 @@ def test_a_start_in_vain_leaves_nothing(here: Path) -> None:
     assert not Path("vain").exists()
 
 
+def test_what_lies_beside_checkpoints_stays(here: Path) -> None:
+    Path("checkpoints").mkdir()
+    Path("checkpoints/theirs.bin").write_bytes(b"weights")
+    train(described(training={"epochs": 1}), ".")
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["theirs.bin"]
+    assert Path("adapter_model.safetensors").exists()
+    assert Path("train.jsonl").exists()
+
+
 # What is kept of a training.
+
+
+def test_training_that_does_harm_says_so(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At a rate of 1 what is learned is noise."""
+    record = train(described(method="hificl", training={"epochs": 1, "learning_rate": 1}), "harmed")
+    assert record["trained"]["loss"] > record["untrained"]["loss"]
+    assert "no epoch is better than the untrained adapter: dev loss is" in caplog.text
 
 
 def test_loss_that_is_no_number_is_an_error_of_the_rate(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
