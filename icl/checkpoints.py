@@ -28,10 +28,17 @@ def digest_file(path: str | Path) -> str:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write a file so that a reader, or a process after a crash, sees the old text or the new one whole."""
+    """Write a file so that a reader, or a process after a crash, sees the old text or the new one whole.
+
+    ``OSError`` names the file.
+    """
     draft = file.with_name(f".{file.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{file} cannot be written: {error}") from error
 
 
 def seal(folder: str | Path) -> None:

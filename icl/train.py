@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -294,9 +295,10 @@ class DistillTrainer(Trainer):
             if self.args.should_save:
                 seal(folder)
         except (OSError, RuntimeError, SafetensorError) as error:
+            free = shutil.disk_usage(folder.parent).free / 1e6
             raise OSError(
-                f"DistillTrainer: {folder} cannot be written: {error}. Earlier checkpoints are whole, and training "
-                "can go on from them"
+                f"DistillTrainer: {folder} cannot be written: {error}. {free:.1f} MB are free there. Earlier "
+                "checkpoints are whole, and training can go on from them"
             ) from error
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
