@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -137,6 +136,10 @@ def evaluate(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at a time.")] = 16,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Of the table, such as method,exact,prefill_ms; default: as many as there is room for."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for results.json, .csv and .md.")] = Path("out/eval"),
     as_json: AsJson = False,
 ) -> None:
@@ -147,8 +150,10 @@ def evaluate(
     """
     from icl.plan import Plan
     from icl.plan import evaluate as execute
+    from icl.result_tables import columns_of, for_terminal, markdown
     from icl.results import Results
 
+    chosen = columns_of(columns) if columns else ()
     strategies = cast("tuple[Strategy, ...]", tuple(strategy or ("random",)))
     plan = Plan(
         data, model, tuple(adapter or ()), tuple(shots or (0,)), strategies, tuple(seed or ()),
@@ -157,13 +162,12 @@ def evaluate(
     results = Results(out / "results.json")
     with progress("run the same command again, what is measured is kept") as advance:
         execute(plan, results, advance)
-    (out / "results.csv").write_text(results.csv(), encoding="utf-8")
-    (out / "results.md").write_text(results.markdown(), encoding="utf-8")
+    results.write(".csv", results.csv)
+    results.write(".md", lambda: markdown(results.rows()))
     if as_json:
         return print_json(results.rows())
-    for table in results.tables():
-        OUT.print(table)
-    print(f"Also in {out}: results.json, results.csv, results.md")
+    OUT.print(for_terminal(results.rows(), OUT.width, chosen))
+    print(f"All columns: {out / 'results.md'}\nAll answers: {out / 'results.json'}")
 
 
 @adapters_app.command(epilog="Example: icl adapters info adapter --model testbed")
@@ -174,7 +178,7 @@ def info(
 ) -> None:
     """Show what an adapter is, and whether it fits a model."""
     from icl.adapters.base import AdapterConfig
-    from icl.adapters.storage import WEIGHTS_FILE, read_config
+    from icl.adapters.storage import count_parameters, read_config
     from icl.run_folder import read_run
     from icl.runs import label_of
 
@@ -182,7 +186,7 @@ def info(
     base = described["base"]
     known: dict[str, Any] = {
         "method": " + ".join(label_of(AdapterConfig.from_dict(part)) for part in described["parts"]),
-        "numbers": _count(folder / WEIGHTS_FILE),
+        "numbers": count_parameters(folder),
         "base": described["base_model_name_or_path"] or "unknown",
         "architecture": "{architecture}, {layers} layers, {heads} heads, width {width}".format(**base),
     }
@@ -203,18 +207,6 @@ def info(
         shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
         table.add_row(key, Text(f"{shown:,}" if isinstance(shown, int) else str(shown)))
     OUT.print(table)
-
-
-def _count(file: Path) -> int:
-    """How many numbers there are in the weights, which are not read."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt") as weights:
-            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    return sum(math.prod(shape) for shape in shapes)
 
 
 def _learned(record: dict[str, Any]) -> str:

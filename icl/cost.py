@@ -2,7 +2,7 @@
 
 Everything is taken from ``generate`` with a prompt of its own, so it is what users of a model wait for, whatever its
 family does around the decoder. Machines are slow and fast by turns; therefore a prompt is timed in turns with another,
-zero-shot, and what is to be trusted is the ratio of the two.
+zero-shot, whose times are kept beside its own: what is to be trusted is the ratio of the two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cache as cached
 from statistics import median
 from time import perf_counter
@@ -22,33 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import GenerationConfig
 
 from icl import internals
+from icl.measured import Cost
 
 # At least and at most, as long as these seconds last; and tokens after the first.
 ROUNDS, SECONDS, STEPS = (3, 20), 1.0, 8
 Inputs = Mapping[str, Any]
 Use = Callable[[], AbstractContextManager[Any]]
 """Gives the context that a model runs in, such as ``adapters.off``."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of answering one prompt, the only one in its batch."""
-
-    tokens: int
-    """Of the prompt."""
-    prefill_ms: float
-    """The first token of the answer, with all that is made of images."""
-    decode_ms: float
-    """Each further token."""
-    prefill_ratio: float
-    """Of zero-shot's, measured in turns; likewise ``decode_ratio``."""
-    decode_ratio: float
-    prefill_flops: int
-    decode_flops: int
-    cache_bytes: int
-    """Keys and values of prompt and one token."""
-    peak_bytes: int | None
-    """The most that torch had allocated, the model included. Only CUDA says so."""
 
 
 def cost(model: nn.Module, inputs: Inputs, use: Use, zero_shot: tuple[Inputs, Use] | None = None) -> Cost:
@@ -76,8 +55,8 @@ def cost(model: nn.Module, inputs: Inputs, use: Use, zero_shot: tuple[Inputs, Us
         tokens=inputs["input_ids"].shape[1],
         prefill_ms=1e3 * prefill,
         decode_ms=1e3 * decode,
-        prefill_ratio=prefill / prefill0,
-        decode_ratio=decode / decode0,
+        zero_prefill_ms=1e3 * prefill0,
+        zero_decode_ms=1e3 * decode0,
         prefill_flops=flops[0],
         decode_flops=flops[1] - flops[0],
         cache_bytes=sum(t.nbytes for layer in cached.layers for t in (layer.keys, layer.values)),

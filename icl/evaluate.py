@@ -6,58 +6,44 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from transformers import ProcessorMixin
+from transformers import GenerationConfig, ProcessorMixin
 
 from icl import internals
 from icl.adapters import Adapters, attached
-from icl.adapters.decoder import Decoder
-from icl.answers import exact_match, vqa_accuracy
-from icl.captions import bleu4, chair, cider_d, mentioned
 from icl.chat import Role
-from icl.cost import Cost, Inputs, cost, greedy
+from icl.cost import Inputs, cost, greedy
 from icl.embed import digest
 from icl.examples import Example
+from icl.measured import Cell, Cost, Distances
 from icl.objective import Losses, Objective, Query
 from icl.prompt import IGNORED, Collator
-from icl.results import Cell, Distances, Results, Score
+from icl.results import Results
+from icl.scoring import METRICS, References, check_references
 from icl.splits import Examples
-from icl.teacher import Teacher, observe
+from icl.teacher import Teacher, fingerprint, observe
 
 Progress = Callable[[int], None]
 # Examples that the states of student and teacher are compared on.
 _COMPARED = 64
 _DISTANCES = Objective(ce=0, anchor=1, alignment=1, attention=1, feature_scale="unit")
 
-References = Sequence[Sequence[str]]
 
+class Prompts(NamedTuple):
+    """What :meth:`Evaluation.read` finds in examples."""
 
-def _mean(rows: Sequence[float]) -> Score:
-    return Score(fmean(rows), tuple(rows))
-
-
-def _chair(answers: Sequence[str], references: References) -> Any:
-    objects = [{name for text in row for name in mentioned(text)} for row in references]
-    return chair(answers, objects)
-
-
-METRICS: Mapping[str, Callable[[Sequence[str], References], Score]] = {
-    "exact": lambda said, right: _mean(exact_match(said, right)),
-    "vqa": lambda said, right: _mean(vqa_accuracy(said, right)),
-    "cider": lambda said, right: _mean(cider_d(said, right)),
-    "bleu4": lambda said, right: Score(bleu4(said, right), None),
-    "chair_s": lambda said, right: _mean([float(bool(row)) for row in _chair(said, right).hallucinated]),
-    "chair_i": lambda said, right: Score(_chair(said, right).instance, None),
-}
-"""By name, from answers and all references of each. The objects in an image, for CHAIR, are those that its reference
-captions mention: where labels of segments are at hand too, :func:`icl.captions.chair` takes both, as the paper does."""
+    test: str
+    """Digest of ids, references, and the queries' images."""
+    texts: str
+    """Digest of every prompt, its images included."""
+    ids: tuple[str, ...]
+    references: References
 
 
 @dataclass(frozen=True)
@@ -66,12 +52,13 @@ class Way:
 
     Args:
         method: its name in tables: "zero-shot", "k-shot", or what an adapter is.
-        examples: with a sequence of references each. The digest of ``test`` is of all of them.
+        examples: with a sequence of references each.
         prompt: which of an example's prompts is answered.
         adapter: the one in use, by the name it is attached under; ``None`` for the base alone.
         teacher: examples whose two prompts are compared: how far the states of the student, with the adapter, are
             from the teacher's. The first of them only.
         note: for the table.
+        settings: what rows of a table must share to be compared, and seeds to be averaged, by name.
     """
 
     method: str
@@ -85,10 +72,7 @@ class Way:
     parameters: int = 0
     train_seconds: float | None = None
     note: str | None = None
-
-    @property
-    def row(self) -> tuple[str, int, str | None]:
-        return self.method, self.shots, self.strategy
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 class Evaluation:
@@ -97,8 +81,8 @@ class Evaluation:
     Args:
         model: with or without adapters.
         processor: the model's.
-        results: where cells are kept. One that is there already is not measured again, but for metrics it lacks,
-            which are taken from its answers.
+        results: where cells are kept. What was answered already, by the same weights to the same prompts, is not
+            answered again; scores are taken of the answers that are there.
         metrics: names of ``METRICS``.
         max_new_tokens: of an answer, which also ends with the model's or the chat template's token for it, or with the
             line.
@@ -127,55 +111,74 @@ class Evaluation:
             if value < 1:
                 raise ValueError(f"Evaluation: {name} must be at least 1, got {value}")
         self.model, self.processor, self.metrics = model, processor, tuple(metrics)
+        config: Any = internals.unwrapped(model)[-1].config
+        self.name = str(config.name_or_path or type(model).__name__)
         self.collator = Collator(processor)
         self.results = Results() if results is None else results
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
 
-    def measure(self, task: str, way: Way, test: str | None = None, progress: Progress | None = None) -> Cell:
+    def read(self, examples: Examples, prompt: Role = "student") -> Prompts:
+        """Read every prompt once: what is wrong with one shows before the first is answered.
+
+        ``ValueError`` names an example whose prompt cannot be made, or that has too few references for a metric.
+        """
+        texts, described = [], []
+        for example in (example for batch in _batches(examples, 1) for example in batch):
+            written = self.collator.chat.prompts(example)[get_args(Role).index(prompt)]
+            texts.append(self.collator.digest(written))
+            described.append((example.id, example.references, written.contents[-1] if written.asked else None))
+        check_references(self.metrics, ((f"example {name}", references) for name, references, _ in described))
+        ids, references, _ = zip(*described)
+        return Prompts(digest(json.dumps(described)), digest(json.dumps(texts)), ids, references)
+
+    def measure(self, task: str, way: Way, prompts: Prompts | None = None, progress: Progress | None = None) -> Cell:
         """The cell of a task and a way to answer it, measured or found.
 
-        ``test`` names the set of examples, which is otherwise gone through for its name. ``progress`` is told the
-        number of examples after each batch. ``ValueError`` names an example without references.
+        Costs and distances come first and scores last, so that answers are kept whatever fails. ``prompts`` are those
+        of ``way``, where they were read before. ``progress`` is told the number of examples after each batch.
+        ``ValueError`` as in :meth:`read`.
         """
-        test = digest_of(way.examples) if test is None else test
-        choice = self._choice(way)
-        row = (task, *way.row)
-        found = self.results.find(row, way.seed, test, choice)
-        if found is not None and set(self.metrics) <= set(found.scores):
-            return found
-        if found is not None:
-            references = [_references(example) for batch in _batches(way.examples, 1) for example in batch]
-            cell = replace(found, scores={**found.scores, **self._scores(found.answers, references)})
-        else:
-            answered = list(self.answers(way, progress))
-            said = [answer for _, answer in answered]
+        prompts = self.read(way.examples, way.prompt) if prompts is None else prompts
+        base = fingerprint(self.model)
+        choice = self._choice(way, base, prompts)
+        compared = self._digest(way.teacher) if len(way.teacher) else None
+        settings = {**way.settings, "max_new_tokens": str(self.max_new_tokens)}
+        row = self.name, base, task, way.method, way.shots, way.strategy
+        cell = self.results.find((row, way.seed, prompts.test, choice))
+        if cell is None:
             cell = Cell(
                 *row,
                 seed=way.seed,
-                test=test,
+                test=prompts.test,
                 choice=choice,
-                ids=tuple(example.id for example, _ in answered),
-                answers=tuple(said),
-                scores=self._scores(said, [example.references for example, _ in answered]),
+                settings=settings,
+                cost=self._cost(way),
+                distances=self.distances(way.teacher, way.adapter) if compared else None,
+                ids=prompts.ids,
+                answers=tuple(answer for _, answer in self.answers(way, progress)),
+                scores={},
                 parameters=way.parameters,
                 train_seconds=way.train_seconds,
                 note=way.note,
-                cost=self._cost(way),
-                distances=self.distances(way.teacher, way.adapter) if len(way.teacher) else None,
             )
-        self.results.add(cell)
+            self.results.add(cell)
+        if compared and (cell.distances is None or cell.distances.prompts != compared):
+            cell = replace(cell, distances=self.distances(way.teacher, way.adapter))
+        cell = replace(
+            cell, settings=settings, parameters=way.parameters, train_seconds=way.train_seconds, note=way.note
+        )
+        scores = dict(cell.scores)
+        try:
+            for name in self.metrics:
+                scores[name] = METRICS[name](cell.answers, prompts.references)
+        finally:
+            cell = self.results.add(replace(cell, scores=scores))
         return cell
 
     def answers(self, way: Way, progress: Progress | None = None) -> Iterator[tuple[Example, str]]:
         """Each example, and what the model says to its prompt, greedily: the first line of it."""
-        config = greedy(self.model.generation_config)
-        tokenizer: Any = self.collator.tokenizer
-        config.update(max_new_tokens=self.max_new_tokens, eos_token_id=self._ends(way.examples[0]))
-        if config.pad_token_id is None:
-            config.pad_token_id = tokenizer.pad_token_id
+        config, tokenizer = self._generation(way.examples[0]), self.collator.tokenizer
         for batch in _batches(way.examples, self.batch_size):
-            for example in batch:
-                _references(example)
             inputs = self._prompts(batch, way.prompt)
             # not around the yield, which would leave the choice to whoever takes the answers
             with self._evaluating(), self._use(way.adapter):
@@ -184,9 +187,6 @@ class Evaluation:
             if progress is not None:
                 progress(len(batch))
             yield from zip(batch, (text.strip().partition("\n")[0].strip() for text in texts))
-
-    def _scores(self, said: Sequence[str], references: References) -> dict[str, Score]:
-        return {name: METRICS[name](said, references) for name in self.metrics}
 
     @torch.no_grad()
     def distances(self, examples: Examples, adapter: str | None) -> Distances:
@@ -214,7 +214,13 @@ class Evaluation:
             if temporary:
                 adapters.detach()
         anchor, alignment, attention = (sums / count).tolist()
-        return Distances(math.sqrt(anchor), math.sqrt(alignment), attention)
+        return Distances(math.sqrt(anchor), math.sqrt(alignment), attention, self._digest(examples))
+
+    def _digest(self, examples: Examples) -> str:
+        """Of both prompts of the examples that :meth:`distances` compares, and their answers."""
+        compared = [example for batch in _batches(examples, 1, _COMPARED) for example in batch]
+        prompts = [[self.collator.digest(p) for p in self.collator.chat.prompts(example)] for example in compared]
+        return digest(json.dumps([prompts, [example.answer for example in compared]]))
 
     def _cost(self, way: Way) -> Cost:
         example = way.examples[0]
@@ -245,6 +251,13 @@ class Evaluation:
         finally:
             self.model.train(training)
 
+    def _generation(self, example: Example) -> GenerationConfig:
+        config = greedy(self.model.generation_config)
+        config.update(max_new_tokens=self.max_new_tokens, eos_token_id=self._ends(example))
+        if config.pad_token_id is None:
+            config.pad_token_id = self.collator.tokenizer.pad_token_id
+        return config
+
     def _ends(self, example: Example) -> list[int]:
         """The tokens that end an answer: the model's, and the one that the chat template ends a turn with."""
         known = self.model.generation_config.eos_token_id
@@ -256,32 +269,17 @@ class Evaluation:
                 ends.add(last)
         return sorted(ends)
 
-    def _choice(self, way: Way) -> str:
-        """Of weights, of base and adapter, and all else that decides the answers."""
+    def _choice(self, way: Way, base: str, prompts: Prompts) -> str:
+        """Digest of all that decides the answers."""
         adapters = attached(self.model)
         weights: list[Any] = []
         if way.adapter is not None and adapters is not None:
             for part in adapters[way.adapter]:
                 tensors = {name: t.detach().cpu().contiguous() for name, t in part.state_dict().items()}
                 weights += [part.config.to_dict(), digest(save(tensors))]
-        base = Decoder(internals.unwrapped(self.model)[-1]).fingerprint()
-        # The first prompt and the last stand for what is written in all, and which demonstrations are shown.
-        ends = [way.examples[0], way.examples[len(way.examples) - 1]]
-        prompts = self.collator.prompts(ends, way.prompt)
-        read = b"".join(t.numpy().tobytes() for _, t in sorted(prompts.items()) if isinstance(t, Tensor))
-        return digest(json.dumps([base, weights, digest(read), self.max_new_tokens], sort_keys=True))
-
-
-def digest_of(examples: Examples) -> str:
-    """What tells a test set from others: ids and references."""
-    rows = [(example.id, example.references) for batch in _batches(examples, 1) for example in batch]
-    return digest(json.dumps(rows))
-
-
-def _references(example: Example) -> Sequence[str]:
-    if not example.references:
-        raise ValueError(f"evaluate: example {example.id} has no answer to compare with")
-    return example.references
+        generation = self._generation(way.examples[0]).to_diff_dict()
+        generation.pop("transformers_version", None)
+        return digest(json.dumps([base, weights, prompts.texts, generation], sort_keys=True, default=str))
 
 
 def _batches(examples: Examples, size: int, most: int | None = None) -> Iterator[list[Example]]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from icl.adapters import Adapters, attached
-from icl.evaluate import METRICS, Evaluation, Progress, Way
+from icl.adapters import AdapterConfig, Adapters
+from icl.adapters.storage import count_parameters, read_config
+from icl.evaluate import Evaluation, Progress, Way
 from icl.models import load_model
 from icl.results import SHOTS, ZERO, Results
+from icl.row_check import check_rows
 from icl.run_folder import read_run
 from icl.runs import Run, label_of
+from icl.scoring import METRICS, check_references
 from icl.select import Strategy
-from icl.splits import Show, Split, open_split
+from icl.splits import TESTBED, Examples, Show, Split, open_split
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Plan:
         model: for :func:`icl.models.load_model`. This, ``pool``, ``bank``, ``prompt`` and ``system`` are by default as
             in the first adapter's run.
         adapters: folders.
+        pool: rows that demonstrations are taken from, none of which may be a row of ``data``.
         seeds: of demonstrations, and of what tasks of the testbed hide; by default those of the adapters. An adapter
             is measured for the seed that it was trained with.
     """
@@ -60,6 +66,19 @@ class _Trained:
     run: Run | None
     told: dict[str, Any]
 
+    @property
+    def label(self) -> str:
+        if self.run is not None:
+            return self.run.label
+        return " + ".join(label_of(AdapterConfig.from_dict(part)) for part in read_config(self.folder)["parts"])
+
+    @property
+    def setting(self) -> str | None:
+        """All that its training has in common with that of other seeds."""
+        if self.run is None:
+            return None
+        return json.dumps(replace(self.run, training=replace(self.run.training, seed=0)).to_dict(), sort_keys=True)
+
     def note(self, split: Split, seed: int) -> str | None:
         """What a reader of its figures has to know."""
         if self.run is None:
@@ -73,19 +92,17 @@ class _Trained:
 
 
 def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> None:
-    """Measure what the plan asks for into ``results``; what is there already is not measured again."""
-    trained = []
-    for i, folder in enumerate(plan.adapters):
-        told = read_run(folder)
-        if told is not None and not told["finished"]:
-            raise ValueError(f"{folder} is not finished: run the same icl train again, it goes on there")
-        run = None if told is None else Run.from_dict(told["run"])
-        trained.append(_Trained(folder, f"adapter-{i}", run, told or {}))
+    """Measure what the plan asks for into ``results``; what is there already is not measured again.
+
+    What can be wrong with files, rows and metrics is told before the model is loaded, and what can be wrong with a
+    prompt before the first answer: ``ValueError``.
+    """
+    trained = [_trained(folder, f"adapter-{i}") for i, folder in enumerate(plan.adapters)]
     runs = [each.run for each in trained if each.run is not None]
     model_name = plan.model or (runs[0].model if runs else None)
     if model_name is None:
         raise ValueError("model must be given where no adapter has a run.json that names it")
-    usual = runs[0].data.show if runs else Show(pool=plan.data)
+    usual = runs[0].data.show if runs else Show()
     show = Show(
         plan.pool or usual.pool,
         plan.bank or usual.bank,
@@ -93,41 +110,81 @@ def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> 
         usual.system if plan.system is None else plan.system,
     )
     split = open_split(plan.data, "test", show)
+    if any(plan.shots):
+        if show.pool is None and not plan.data.startswith(TESTBED):
+            raise ValueError("pool must be given where shots are: rows to show, such as those to train on")
+        split.refuse_overlap()
+    ways = list(_ways(plan, split, trained))
+    check_references(plan.metrics, split.references(ways[0].seed))
+    check_rows({str(i): way.examples for i, way in enumerate(ways)}, answered=())
+    results.check_writable()
     model, processor = load_model(model_name)
     for each in trained:
         Adapters.from_pretrained(model, each.folder, each.name)
     evaluation = Evaluation(model, processor, results, plan.metrics, plan.max_new_tokens, plan.batch_size)
-    for way in _ways(plan, split, trained, attached(model)):
-        evaluation.measure(plan.data, way, split.digest(way.seed), progress)
+    # adapters answer the same prompts, which are read once
+    read = {(id(way.examples), way.prompt): way for way in ways}
+    prompts = {key: evaluation.read(way.examples, way.prompt) for key, way in read.items()}
+    for way in ways:
+        evaluation.measure(plan.data, way, prompts[id(way.examples), way.prompt], progress)
 
 
-def _ways(plan: Plan, split: Split, trained: list[_Trained], adapters: Adapters | None) -> Iterator[Way]:
+def _trained(folder: Path, name: str) -> _Trained:
+    told = read_run(folder)
+    if told is not None and not told["finished"]:
+        raise ValueError(f"{folder} is not finished: run the same icl train again, it goes on there")
+    read_config(folder)
+    return _Trained(folder, name, None if told is None else Run.from_dict(told["run"]), told or {})
+
+
+def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
+    """Zero-shot first."""
     seeds = plan.seeds or tuple(sorted({each.run.training.seed for each in trained if each.run})) or (0,)
     most = max(plan.shots)
+    examples = cache(split.examples)
+
+    def teacher(seed: int) -> Examples:
+        return examples(most, plan.strategies[0], seed) if most else ()
+
     for shots in dict.fromkeys((0, *plan.shots)):
         for strategy in plan.strategies if shots else ("random",):
-            for seed in seeds if split.drawn(shots, strategy) else seeds[:1]:
+            # a seed that decides nothing is always the same
+            for seed in seeds if split.drawn(shots, strategy) else (0,):
                 yield Way(
                     SHOTS if shots else ZERO,
-                    split.examples(shots, strategy, seed),
+                    examples(shots, strategy, seed),
                     prompt="teacher" if shots else "student",
                     shots=shots,
                     strategy=strategy if shots else None,
                     seed=seed,
-                    teacher=() if shots or not most else split.examples(most, plan.strategies[0], seed),
+                    teacher=() if shots else teacher(seed),
+                    settings=split.settings(shots),
                 )
+    labels = _labels(trained)
     for each in trained:
-        assert adapters is not None
-        parts = adapters[each.name]
-        run = each.run
-        seed = seeds[0] if run is None else run.training.seed
+        seed = seeds[0] if each.run is None else each.run.training.seed
         yield Way(
-            " + ".join(label_of(part.config) for part in parts) if run is None else run.label,
-            split.examples(0, seed=seed),
+            labels[each.name],
+            examples(0, "random", seed if split.drawn(0, "random") else 0),
             adapter=each.name,
             seed=seed,
-            teacher=split.examples(most, plan.strategies[0], seed) if most else (),
-            parameters=sum(t.numel() for part in parts for t in part.state_dict().values()),
+            teacher=teacher(seed),
+            parameters=count_parameters(each.folder),
             train_seconds=each.told.get("seconds"),
             note=each.note(split, seed),
+            settings={**split.settings(0), "training": each.setting or str(each.folder)},
         )
+
+
+def _labels(trained: list[_Trained]) -> dict[str, str]:
+    """What each is called in a table: its method, and its folder where others of that name are not its other seeds."""
+    named: dict[str, list[_Trained]] = {}
+    for each in trained:
+        named.setdefault(each.label, []).append(each)
+    labels = {}
+    for label, same in named.items():
+        seeds = [each.run.training.seed for each in same if each.run is not None]
+        repeated = len({each.setting for each in same}) > 1 or len(set(seeds)) < len(same)
+        for each in same:
+            labels[each.name] = f"{label} ({each.folder})" if repeated and len(same) > 1 else label
+    return labels

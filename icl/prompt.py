@@ -110,6 +110,11 @@ class Collator:
         prompts = self._prompts(examples)[get_args(Role).index(which)]
         return self._inputs(examples, prompts, self._queries(prompts), [[] for _ in prompts], "left")[1]
 
+    def digest(self, prompt: Prompt) -> str:
+        """Return a digest of all that the model reads of a prompt: text, tokens, images and their processing."""
+        tokens = self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        return digest(repr((prompt.text, tokens, prompt.contents, self.processor.to_json_string())))
+
     def _prompts(self, examples: Sequence[Example]) -> tuple[list[Prompt], list[Prompt]]:
         if not examples:
             raise ValueError("Collator: examples must not be empty")

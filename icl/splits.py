@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ import numpy as np
 from icl.checkpoints import digest_file
 from icl.embed import digest
 from icl.examples import Demonstrated, Example
+from icl.overlap import refuse_overlap
 from icl.records import Records
 
 if TYPE_CHECKING:
@@ -76,6 +77,18 @@ class Split(ABC):
     def drawn(self, shots: int, strategy: Strategy) -> bool:
         """Whether the seed decides anything."""
 
+    @abstractmethod
+    def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
+        """Where each row is, for messages, and all answers that count as right."""
+
+    @abstractmethod
+    def settings(self, shots: int) -> dict[str, str]:
+        """By name, what decides the prompts of every seed."""
+
+    @abstractmethod
+    def refuse_overlap(self) -> None:
+        """Raise ``ValueError`` if rows of this set are among those that are shown before its queries."""
+
 
 class FileSplit(Split):
     def __init__(self, source: str, show: Show):
@@ -130,6 +143,18 @@ class FileSplit(Split):
     def drawn(self, shots: int, strategy: Strategy) -> bool:
         return shots > 0 and strategy == "random"
 
+    def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
+        return ((self.records.where(row), self.records[row].references) for row in range(len(self.records)))
+
+    def settings(self, shots: int) -> dict[str, str]:
+        settings = {"data": self.digest(0), "prompt": self.show.prompt, "system": self.show.system or ""}
+        # Of the pool, which may be large, no image is read for this.
+        pool = {"pool": digest(json.dumps([self.pool.ids, self.pool.answers]))} if shots else {}
+        return settings | pool
+
+    def refuse_overlap(self) -> None:
+        refuse_overlap(self.records, self.pool, self.show.prompt)
+
 
 class TaskSplit(Split):
     """Of a task of the testbed, whose rows bring their demonstrations; the seed decides what it hides."""
@@ -168,6 +193,15 @@ class TaskSplit(Split):
 
     def drawn(self, shots: int, strategy: Strategy) -> bool:
         return True
+
+    def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
+        return ((f"example {example.id}", example.references) for example in self._examples(seed))
+
+    def settings(self, shots: int) -> dict[str, str]:
+        return {"data": f"{self.task}/{self.split}"}
+
+    def refuse_overlap(self) -> None:
+        """Demonstrations are part of each row."""
 
 
 def digest_of(records: Records) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -88,6 +89,16 @@ def _check_base(file: Path, base: Any) -> None:
         isinstance(numbers, list) and all(type(number) is float for number in numbers) for numbers in samples.values()
     ):
         raise ValueError(f"from_pretrained: {file}: values of its base must be lists of numbers, got {brief(samples)}")
+
+
+def count_parameters(folder: Path) -> int:
+    """Return how many numbers an adapter's weights have, which are not read. ``ValueError`` if they are damaged."""
+    file = folder / WEIGHTS_FILE
+    try:
+        with safe_open(file, "pt") as weights:
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
 
 
 def restore(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) -> None:

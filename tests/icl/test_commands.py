@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from icl.cli import app
 from icl.execute import train
 from icl.fitting import shuffled
 from icl.objective import Objective
+from icl.overlap import refuse_overlap
 from icl.prompt import Collator
+from icl.records import Records
 from icl.runs import Run, label_of, read_yaml
 from icl.splits import FileSplit, Show, TaskSplit, sample
 from icl.testbed import images
@@ -88,7 +91,8 @@ def test_trained_and_put_to_the_test(here: Path) -> None:
     assert rows[2]["train_seconds"] == told["seconds"]
     assert rows[2]["geodesic"] > 0
     assert all(row["test_reads"] == 1 and row["note"] is None and row["examples"] == 8 for row in rows)
-    assert {"results.json", "results.csv", "results.md"} == {p.name for p in Path("tested").iterdir()}
+    files = {"results.json", "results.csv", "results.md", ".results.json.lock"}
+    assert files == {p.name for p in Path("tested").iterdir()}
     assert "hificl" in run("eval", "--data", "test.jsonl", "--adapter", "virtual").stdout
 
 
@@ -215,6 +219,97 @@ def test_demonstrations_by_a_bank(here: Path) -> None:
     told = read("train", *DATA, "--method", "hyper_icl", "--strategy", "rices", "--bank", "bank", "--out", "a")
     assert told["run"]["data"]["strategy"] == "rices"
     assert "bank must be given" in run("eval", *options[:6], "--shots", 4, "--strategy", "rices", code=1).stderr
+
+
+def test_demonstrations_are_never_rows_of_the_test(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before the model is loaded, by picture and question, whatever names and answers they have."""
+    monkeypatch.setattr("icl.plan.load_model", lambda name: pytest.fail("the model was loaded"))
+    options = ("eval", "--data", "test.jsonl", "--model", "testbed", "--shots", 2)
+    assert "pool must be given" in run(*options, code=1).stderr
+    assert "8 of its 8 rows are rows of the test set" in run(*options, "--pool", "test.jsonl", code=1).stderr
+    row = json.loads(Path("test.jsonl").read_text().splitlines()[3])
+    shutil.copy(row["image"], "images/renamed.png")
+    leaked = {**row, "id": "other", "image": "images/renamed.png", "answer": "lemon"}
+    Path("pool.jsonl").write_text(Path("train.jsonl").read_text() + json.dumps(leaked) + "\n")
+    message = run(*options, "--pool", "pool.jsonl", code=1).stderr
+    assert (
+        "1 of its 41 rows is a row of the test set, such as pool.jsonl, line 41, which is test.jsonl, line 4" in message
+    )
+    # the same picture with another question is another row
+    Path("pool.jsonl").write_text(json.dumps({**leaked, "question": "cat"}) + "\n")
+    refuse_overlap(Records("test.jsonl"), Records("pool.jsonl"), "{question}")
+    with pytest.raises(ValueError, match="1 of its 1 rows is"):
+        refuse_overlap(Records("test.jsonl"), Records("pool.jsonl"), "")
+
+
+def test_what_cannot_be_scored_is_told_before_the_model_is_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icl.plan.load_model", lambda name: pytest.fail("the model was loaded"))
+    options = ("eval", "--model", "testbed", "--data")
+    message = run(*options, "test.jsonl", "--metric", "exact", "--metric", "vqa", code=1).stderr
+    assert "vqa compares with 2 answers or more, and 8 of 8 rows have fewer" in message
+    rows = [json.loads(line) for line in Path("test.jsonl").read_text().splitlines()]
+    del rows[4]["answer"]
+    Path("without.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "an answer, and 1 of 8 rows have fewer" in run(*options, "without.jsonl", code=1).stderr
+    assert "prompt must have fields" in run(*options, "test.jsonl", "--prompt", "{ocr}", code=1).stderr
+    assert "prompt must be such as" in run(*options, "test.jsonl", "--prompt", "{}", code=1).stderr
+    assert "columns must be of" in run(*options, "test.jsonl", "--columns", "exakt", code=1).stderr
+    for broken in rows[2:6:3]:
+        Path(broken["image"]).write_bytes(b"no image")
+    message = run(*options, "test.jsonl", code=1).stderr
+    assert "2 of 8 rows cannot be used: test.jsonl, line 3" in message
+    assert "test.jsonl, line 6" in message
+    assert not Path("out").exists()
+    write(here, "test", "test", range(0, 240, 30))
+    Path("out").write_text("a file")
+    assert "exists: 'out'" in run(*options, "test.jsonl", "--out", "out", code=1).stderr
+
+
+def test_what_changed_is_answered_anew(here: Path) -> None:
+    """The picture, the prompt and the answer of a row in the middle, under the names that they had."""
+    options = ("eval", "--data", "test.jsonl", "--model", "testbed", "--pool", "train.jsonl", "--shots", 4)
+    read(*options, "--out", "kept")
+    pictures = [Path(json.loads(line)["image"]) for line in Path("test.jsonl").read_text().splitlines()]
+    third, fourth = pictures[3].read_bytes(), pictures[4].read_bytes()
+    pictures[3].write_bytes(fourth)
+    pictures[4].write_bytes(third)
+    for more in ((), ("--prompt", "cat"), ("--prompt", "cat", "--max-new-tokens", 1)):
+        rows, fresh = (read(*options, *more, "--out", out) for out in ("kept", f"fresh{len(more)}"))
+        answers = [
+            {cell["method"]: cell["answers"] for cell in json.loads(Path(out, "results.json").read_text())["cells"]}
+            for out in ("kept", f"fresh{len(more)}")
+        ]
+        assert answers[0] == answers[1]
+        assert [row["exact"] for row in rows] == [row["exact"] for row in fresh]
+    lines = Path("test.jsonl").read_text().splitlines()
+    lines[3] = json.dumps({**json.loads(lines[3]), "answer": answers[1]["k-shot"][3] or "none"})
+    Path("test.jsonl").write_text("\n".join(lines) + "\n")
+    again = read(*options, *more, "--out", "kept")
+    assert again[1]["exact"] == fresh[1]["exact"] + 1 / 8
+
+
+def test_adapters_of_one_name_are_rows_of_their_own(here: Path) -> None:
+    """Two folders of the same method, whose seeds are the same or whose training is another."""
+    for out, more in (("a", ()), ("b", ("--lr", 0.1)), ("c", ("--seed", 1))):
+        run("train", "--data", "train.jsonl", *FAST, "--method", "live", *more, "--out", out)
+
+    def methods(*folders: str) -> list[tuple[str, int]]:
+        adapters = [arg for folder in folders for arg in ("--adapter", folder)]
+        rows = read("eval", "--data", "test.jsonl", *adapters, "--out", "-".join(folders))
+        return [(row["method"], row["seeds"]) for row in rows[1:]]
+
+    assert methods("a", "b") == [("live (a)", 1), ("live (b)", 1)]
+    assert methods("a", "c") == [("live", 2)]
+
+
+def test_table_says_what_it_left_out(here: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["eval", "--data", "test.jsonl", "--model", "testbed"], env={"COLUMNS": "80", "TERM": "dumb"}
+    )
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "--columns chooses" in " ".join(result.stdout.split())
+    assert "exact match" in Path("out/eval/results.md").read_text()
 
 
 def test_seeds_of_adapters_are_those_of_the_testbed(here: Path) -> None:
