@@ -12,8 +12,10 @@ from icl.runs import label_of
 
 
 def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: str | None) -> list[dict[str, Any]]:
-    """A line for each row: what is published, and what was measured on ``test`` in the same units, if it was."""
-    found = {(r["method"], r["shots"], r["strategy"]): r for r in results.rows() if r["task"] == test}
+    """A line for each row: what is published, and what was measured last on ``test`` in the same units, if it was."""
+    base = next((cell.base for cell in reversed(results.cells) if cell.task == test), None)
+    measured = [row for row in results.rows() if (row["task"], row["base"]) == (test, base)]
+    found = {(row["method"], row["shots"], row["strategy"]): row for row in measured}
     zero = next((row.milliseconds for row in rows if row.milliseconds and not row.shots and row.config is None), None)
     compared = []
     for row in rows:
