@@ -11,7 +11,7 @@ Order = Literal["nearest_last", "nearest_first", "random"]
 Pairing = Literal["text", "label", "parent"]
 """Rows that belong together (:mod:`icl.pairs`)."""
 Metric = Literal["exact", "vqa", "cider", "bleu4", "chair_s", "chair_i"]
-"""Scores of answers (:data:`icl.evaluate.METRICS`)."""
+"""Scores of answers (:data:`icl.scoring.METRICS`)."""
 Method = Literal[
     "function_vector", "hierarchy_bias", "hificl", "hyper_icl", "in_context_vector", "live", "lora", "mimic",
     "task_vector",

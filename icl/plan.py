@@ -11,6 +11,7 @@ from typing import Any
 
 from icl.adapters import AdapterConfig, Adapters
 from icl.adapters.storage import count_parameters, read_config
+from icl.choices import Strategy
 from icl.evaluate import Evaluation, Progress, Way
 from icl.models import load_model
 from icl.results import SHOTS, ZERO, Results
@@ -18,7 +19,6 @@ from icl.row_check import check_rows
 from icl.run_folder import read_run
 from icl.runs import Run, label_of
 from icl.scoring import METRICS, check_references
-from icl.select import Strategy
 from icl.splits import TESTBED, Examples, Show, Split, open_split
 
 

@@ -101,12 +101,13 @@ def _resume(folder: Path) -> None:
 
 
 def _read_results(path: Path) -> None:
+    from icl.result_tables import for_terminal, markdown
     from icl.results import Results
 
     results = Results(path)
-    results.rows()
     results.csv()
-    results.markdown()
+    markdown(results.rows())
+    for_terminal(results.rows(), 80)
 
 
 def _read_yaml(path: Path) -> None:

@@ -20,7 +20,7 @@ from icl.adapters.base import METHODS
 from icl.bank import AnchorBank
 from icl.choices import Method, Metric, Style
 from icl.cli import app
-from icl.evaluate import METRICS
+from icl.scoring import METRICS
 from icl.testbed import evaluate, images, pretrain
 from icl.testbed.vocabulary import STYLES, WORDS
 from tests.icl.models import tiny_model
