@@ -13,7 +13,7 @@ from rich.text import Text
 
 from icl import commands
 from icl.choices import Order, Pairing, Strategy
-from icl.console import MAX_SEED, OUT, AsJson, Failed, Group, finite, print_json, print_result, progress
+from icl.console import MAX_SEED, OUT, AsJson, Failed, Group, finite, print_json, print_result, progress, say
 from icl.demo.commands import demo
 from icl.testbed.commands import app as testbed_app
 
@@ -40,11 +40,15 @@ Failures = Annotated[Path | None, typer.Option(help="File for the rows that fail
 K = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of all that is random.")]
 DepthWeight = Annotated[float, typer.Option(callback=finite, help="Weight of the depth in -dist + weight depth.")]
+# Of a lift, where none is asked for.
+_DIM = 64
 
 
 @bank_app.command(epilog="Example: icl bank build demos.jsonl --model openai/clip-vit-base-patch32 --out bank")
 def build(
-    source: Annotated[Path, typer.Argument(help="JSONL, Parquet, Arrow or CSV, or a folder of these or of images.")],
+    source: Annotated[
+        Path, typer.Argument(help="JSONL, Parquet, Arrow or CSV, a folder of these or of images, or a bank.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the new bank.")],
     model: Annotated[str | None, typer.Option(help="CLIP-like model for rows without embeddings.")] = None,
     lift: Annotated[Path | None, typer.Option(help="Folder of a lift (icl lift fit) for rows without points.")] = None,
@@ -58,12 +62,18 @@ def build(
 ) -> None:
     """Make a bank. Run again after an interruption, it goes on where it was.
 
-    With a model and without a lift, embeddings of unit length are taken as tangents at the origin.
+    With a model and without a lift, embeddings of unit length are taken as tangents at the origin: all rows lie at one
+    depth, and hyperbolic selection is that by cosines. A lift that was learned (icl lift fit) gives depths. The rows
+    of a bank are lifted again without being embedded again.
     """
     from icl.bank import AnchorBank
     from icl.embed import Embedder
     from icl.lift import HyperbolicLift
+    from icl.schema import META, Meta
+    from icl.select import has_depth
 
+    if model is None and (source / META).exists():
+        model = Meta.read(source).embedder
     embedder = None if model is None else Embedder(model, device, batch_size=batch_size)
     if lift is not None:
         raised: HyperbolicLift | None = HyperbolicLift.load(lift)
@@ -71,6 +81,12 @@ def build(
         raised = None if embedder is None else HyperbolicLift(embedder.width, c=c).eval()
     with progress("run the same command again, it goes on there") as advance, Failed.to(failures) as failed:
         made = AnchorBank.build(out, source, embedder=embedder, lift=raised, c=c, on_failure=failed, progress=advance)
+    if not has_depth(made):
+        say(
+            "all rows lie at one depth, where hyperbolic selection is that by cosines: learn a lift, icl lift fit "
+            f"{out} --out LIFT, and then icl bank build {out} --lift LIFT --out BANK",
+            "yellow",
+        )
     print_result(
         {"bank": str(out), "rows": len(made), "failed": failed.count},
         f"{out}: {len(made)} rows of dimension {made.meta.dim}",
@@ -245,7 +261,10 @@ def fit(
         Pairing,
         typer.Option("--pairs", help="What belongs together: image and text, rows of one label, row and parent."),
     ] = "text",
-    dim: Annotated[int | None, typer.Option(min=1, help="Of the points; default: as embeddings, scaled only.")] = None,
+    label: Annotated[str, typer.Option(help="Column of the labels, for --pairs label.")] = "label",
+    dim: Annotated[
+        int | None, typer.Option(min=1, help="Of the points; default: 64, or that of the embeddings if it is less.")
+    ] = None,
     c: Annotated[float, typer.Option(callback=finite, help="Where the curvature starts.")] = 1.0,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 50,
     entailment: Annotated[float, typer.Option(callback=finite, help="Weight of the entailment loss.")] = 0.0,
@@ -258,9 +277,9 @@ def fit(
     from icl import lift as lifts
     from icl import pairs
 
-    embeddings, together, groups = pairs.load(source, paired, seed)
+    embeddings, together, groups = pairs.load(source, paired, seed, label)
     torch.manual_seed(seed)  # where a head starts
-    made = lifts.HyperbolicLift(embeddings.shape[1], dim, c=c)
+    made = lifts.HyperbolicLift(embeddings.shape[1], dim or min(_DIM, embeddings.shape[1]), c=c)
     moved = lifts.fit(made, embeddings, together, groups=groups, entailment=entailment, epochs=epochs, seed=seed)
     made.save(out)
     if as_json:

@@ -43,9 +43,10 @@ class HyperbolicLift(nn.Module):
     """``expmap0(W e)`` for embeddings e (..., width), a Lorentz point (..., dim).
 
     W is a learned scale or, with ``dim``, a linear head without bias. Embeddings are brought to unit length first, so
-    that the radius is what W makes of it: with the initial scale, about 1. ``c`` is where the curvature starts; it is
-    learned inside ``CURVATURE_BOUNDS`` unless ``learn_curvature`` is false. METHODS: expmap0 with the factor sqrt(c);
-    the literature often prints c.
+    that the radius is what W makes of it: with the initial scale, about 1. A scale alone puts all points at one depth,
+    where the distance orders as the cosine does; a head that was learned (:func:`fit`) gives them different ones.
+    ``c`` is where the curvature starts; it is learned inside ``CURVATURE_BOUNDS`` unless ``learn_curvature`` is false.
+    METHODS: expmap0 with the factor sqrt(c); the literature often prints c.
 
     >>> lift = HyperbolicLift(4, dim=2)
     >>> lift(torch.eye(4)).shape

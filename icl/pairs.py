@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,8 @@ from torch import Tensor
 from icl.choices import Pairing
 from icl.ingest import given_vectors
 from icl.lift import same_label_pairs
-from icl.schema import META, BankError, Meta
+from icl.schema import BankError
 from icl.source import read
-from icl.store import open_rows
 
 _BATCH = 1 << 14
 
@@ -27,13 +27,14 @@ class Pairs(NamedTuple):
     groups: Tensor | None
 
 
-def load(source: Path, pairing: Pairing, seed: int = 0) -> Pairs:
+def load(source: Path, pairing: Pairing, seed: int = 0, label: str = "label") -> Pairs:
     """Embeddings of a bank, or of a file with columns ``image_embedding`` and ``text_embedding``, and their pairs.
 
-    "text": a row's image and its text. "label": rows with the same ``label``, by their image embeddings where there
-    are any. "parent": a row and the one whose ``id`` is its ``parent``.
+    "text": a row's image and its text. "label": rows with the same value in the column ``label``, of lists the most
+    frequent one, by their image embeddings where there are any. "parent": a row and the one whose ``id`` is its
+    ``parent``.
     """
-    rows = _rows(source)
+    rows = pa.Table.from_batches(list(read(source, _BATCH)))
     embeddings = {}
     for name in ("image_embedding", "text_embedding"):
         if name in rows.schema.names:
@@ -52,7 +53,9 @@ def load(source: Path, pairing: Pairing, seed: int = 0) -> Pairs:
     rows = rows.filter(pa.array(~embedding.isnan().any(1).numpy()))
     embedding = embedding[~embedding.isnan().any(1)]
     if pairing == "label":
-        labels = _column(source, rows, "label")
+        values = _column(source, rows, label)
+        # a row without a label is like no other
+        labels = [(i,) if value is None else value for i, value in enumerate(map(_most_frequent, values))]
         names = {name: i for i, name in enumerate(dict.fromkeys(labels))}
         return Pairs(embedding, same_label_pairs(labels, seed), torch.tensor([names[name] for name in labels]))
     place = {name: i for i, name in enumerate(_column(source, rows, "id"))}
@@ -62,14 +65,14 @@ def load(source: Path, pairing: Pairing, seed: int = 0) -> Pairs:
     return Pairs(embedding, torch.tensor(known, dtype=torch.int64).reshape(-1, 2), siblings)
 
 
-def _rows(source: Path) -> pa.Table:
-    if (source / META).exists():
-        Meta.read(source)
-        return open_rows(source, None).to_table()
-    return pa.Table.from_batches(list(read(source, _BATCH)))
-
-
 def _column(source: Path, rows: pa.Table, name: str) -> list[Any]:
     if name not in rows.schema.names:
         raise BankError(f"{source} has no column {name} to pair by")
     return list(rows.column(name).to_pylist())
+
+
+def _most_frequent(value: Any) -> Any:
+    """Of a list, as ``answers`` are, the item that it has most often; another value as it is."""
+    if not isinstance(value, list):
+        return value
+    return Counter(value).most_common(1)[0][0] if value else None

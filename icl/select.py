@@ -7,6 +7,7 @@ best are thinned for diversity if asked, and put in order.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -30,6 +31,8 @@ from icl.source import Source
 
 # Candidates per demonstration that diversity chooses from.
 _POOL = 8
+# Depths that differ by a smaller share are equal: those of unit vectors in float32 do by about 1e-6.
+_ONE_DEPTH = 1e-4
 # Rows of the bank that are compared at a time.
 _ROWS = 1 << 14
 
@@ -114,7 +117,8 @@ def select(
         order: "nearest_last" puts the best demonstration next to the query.
         seed: for "random", as strategy and as order. A query's demonstrations do not depend on the others.
 
-    Never the query itself, by id and by content. Ties go to the earlier row. ``BankError`` if fewer than ``k`` rows are
+    "hyperbolic" warns if all rows lie at one depth: then it orders them as the cosine does. Never the query itself, by
+    id and by content. Ties go to the earlier row. ``BankError`` if fewer than ``k`` rows are
     left, or if bank or queries lack what the strategy compares.
     """
     if strategy not in get_args(Strategy):
@@ -172,6 +176,13 @@ def _topk_clip(bank: AnchorBank, queries: Queries, wanted: int, depth_weight: fl
 def _hyperbolic(bank: AnchorBank, queries: Queries, wanted: int, depth_weight: float, seed: int) -> Ranking:
     if queries.points is None:
         raise BankError("select: hyperbolic compares points, and the queries have none: lift their embeddings")
+    if not has_depth(bank):
+        warnings.warn(
+            f"all rows of {bank.folder} lie at one depth, so that hyperbolic orders them as the cosine does, like "
+            "rices: learn a lift with a head (icl lift fit), and build a bank with it",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     hits = bank.search(queries.points, wanted, depth_weight=depth_weight)
 
     def similarity(rows: Tensor) -> Tensor:
@@ -179,6 +190,15 @@ def _hyperbolic(bank: AnchorBank, queries: Queries, wanted: int, depth_weight: f
         return -pairwise.pairwise_dist(points, points, c=bank.meta.c)
 
     return hits.rows, hits.scores, similarity
+
+
+def has_depth(bank: AnchorBank) -> bool:
+    """Return whether some rows lie deeper than others, by more than rounding.
+
+    At one depth the distance to a query falls as the cosine rises, and the geometry decides nothing.
+    """
+    depth = bank.table(["depth"]).column("depth").to_numpy()
+    return len(depth) < 2 or bool(np.ptp(depth) > _ONE_DEPTH * depth.max())
 
 
 def _cosine(bank: AnchorBank, given: dict[str, Tensor | None], wanted: int) -> Ranking:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from icl import text_files
 from icl.fields import LISTS, TEXTS, conformed, converted, plain, settled, text, texts
+from icl.schema import META, Meta
 
 Source: TypeAlias = str | Path | pa.Table | pa.RecordBatchReader | Mapping[str, Any]
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -23,7 +24,8 @@ _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parqu
 def read(source: Source, batch_size: int, prompts: bool = False) -> Iterator[pa.RecordBatch]:
     """Read the rows of a path, a table, or columns, ``batch_size`` at a time.
 
-    A path is a JSONL, JSON, Parquet, Arrow or CSV file, or a folder of these or of images. Files with a column
+    A path is a JSONL, JSON, Parquet, Arrow or CSV file, a folder of these or of images, or a bank, whose rows come
+    without their points, to be lifted again. Files with a column
     ``image`` or ``images`` name images relative to themselves. A folder of images gives ``id``, the path in the folder,
     ``image`` and, for images in subfolders, ``label``. A mapping has one sequence or tensor a column. Rows without
     ``id`` are numbered.
@@ -84,6 +86,8 @@ def _column(name: str, values: Any, prompts: bool) -> pa.Array:
 def _files(path: Path, batch_size: int, prompts: bool) -> Iterator[pa.RecordBatch]:
     if not path.exists():
         raise FileNotFoundError(f"source: there is nothing at {path}")
+    if (path / META).exists():
+        return _bank(path, batch_size)
     files = table_files(path)
     if files:
         return _tables(files, batch_size, prompts)
@@ -91,6 +95,15 @@ def _files(path: Path, batch_size: int, prompts: bool) -> Iterator[pa.RecordBatc
     if not images:
         raise ValueError(f"source: {path} holds neither images nor any of {', '.join(_FORMATS)}")
     return _images(path, images, batch_size)
+
+
+def _bank(folder: Path, batch_size: int) -> Iterator[pa.RecordBatch]:
+    from icl.store import open_rows  # slow to import, and needed here alone
+
+    Meta.read(folder)
+    rows = open_rows(folder, None)
+    names = [name for name in rows.schema.names if name not in ("point", "depth", "digest")]
+    yield from rows.to_batches(columns=names, batch_size=batch_size)
 
 
 def table_files(path: Path) -> list[Path]:

@@ -155,6 +155,45 @@ def test_lift_fit(here: Path, pairs: str) -> None:
     assert "recall@5" in table
 
 
+def test_from_rows_to_depths(here: Path) -> None:
+    """A bank that was only embedded says that it has no depth; lifted again, without its model, it has."""
+    embeddings = pq.read_table("embeddings.parquet")
+    answers = pa.array([[f"a{label.as_py()}"] * 2 + ["other"] for label in embeddings.column("label")])
+    embeddings = embeddings.append_column("answers", answers)
+    width = 6
+    plain = AnchorBank.build(here / "embedded", embeddings, lift=HyperbolicLift(width).eval())
+    run("lift", "fit", "embedded", "--out", "flat", "--pairs", "label", "--epochs", 1)
+    HyperbolicLift(width).save(here / "scale")
+    result = run("bank", "build", "embedded", "--lift", "scale", "--out", "same", "--json")
+    assert "all rows lie at one depth" in result.stderr
+    assert json.loads(result.stdout)["rows"] == 60
+    run("lift", "fit", "embedded", "--out", "lift", "--pairs", "label", "--label", "answers", "--dim", 3)
+    result = run("bank", "build", "embedded", "--lift", "lift", "--out", "bank")
+    assert result.stderr == ""
+    bank = AnchorBank.open("bank")
+    assert (bank.meta.dim, bank.meta.widths) == (3, plain.meta.widths)
+    names = ["id", "label", "parent", "answers"]
+    assert bank.table(names).equals(plain.table(names))
+    lifted = HyperbolicLift.load("lift")(torch.cat(plain.vectors("image_embedding"))).detach()
+    torch.testing.assert_close(torch.cat(bank.vectors()), lifted, rtol=1e-5, atol=1e-6)
+    depth = lorentz.dist0(lifted.double(), c=bank.meta.c)
+    assert depth.max() > 1.01 * depth.min()
+    assert (
+        "has no column none to pair by"
+        in run("lift", "fit", "bank", "--out", "x", "--pairs", "label", "--label", "none", code=1).stderr
+    )
+
+
+def test_finished_build_is_left_alone(bank: AnchorBank, here: Path) -> None:
+    command = ["bank", "build", "demos.jsonl", "--out", "bank"]
+    assert "bank: 30 rows of dimension 3" in run(*command).stdout
+    assert AnchorBank.open("bank").version == bank.version
+    message = "there is a bank at bank, with c 1.0, and not 2.0: append to it"
+    assert message in run(*command, "--c", 2, code=1).stderr
+    (here / "demos.jsonl").write_text((here / "demos.jsonl").read_text().replace("text 3", "Text 3"))
+    assert "there is a bank at bank, of other rows: append to it" in run(*command, code=1).stderr
+
+
 def test_images_and_texts(here: Path) -> None:
     """Embedded by a model on disk; what does not decode is counted, listed and written."""
     model = tiny_model("clip", here / "clip")

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from icl.bank import AnchorBank
 from icl.embed import digest
-from icl.lift import HyperbolicLift
+from icl.lift import HyperbolicLift, fit, same_label_pairs
 from icl.schema import BankError
 from icl.select import Queries, Strategy, select
 
@@ -127,8 +127,30 @@ def test_ties_go_to_the_earlier_row(tmp_path: Path) -> None:
     same = torch.ones(1, 3).repeat(90, 1)
     bank = AnchorBank.build(tmp_path / "bank", {"point": same, "image_embedding": same})
     queries = Queries(points=same[:2], image_embeddings=-same[:2])
-    for strategy in ("rices", "hyperbolic"):
-        assert select(bank, queries, 20, strategy, order="nearest_first").tolist() == [list(range(20))] * 2
+    assert select(bank, queries, 20, "rices", order="nearest_first").tolist() == [list(range(20))] * 2
+    with pytest.warns(RuntimeWarning, match="lie at one depth"):
+        assert select(bank, queries, 20, "hyperbolic", order="nearest_first").tolist() == [list(range(20))] * 2
+
+
+def test_points_at_one_depth_are_chosen_by_cosine_and_warn(tmp_path: Path) -> None:
+    """What a lift without a head makes of embeddings; with a learned head there are depths, and no warning."""
+    embeddings = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    given = {"image_embedding": embeddings[4:], "label": [i % 3 for i in range(36)]}
+    plain = HyperbolicLift(6).eval()
+    bank = AnchorBank.build(tmp_path / "plain", given, lift=plain)
+    with torch.no_grad():
+        queries = Queries(plain(embeddings[:4]), embeddings[:4])
+    with pytest.warns(RuntimeWarning, match="all rows of .*plain lie at one depth, .* learn a lift with a head"):
+        flat = select(bank, queries, 8)
+    cosines = torch.nn.functional.cosine_similarity(embeddings[:4, None].double(), embeddings[4:].double(), dim=2)
+    assert torch.equal(flat, cosines.topk(8).indices.flip(1))
+    torch.manual_seed(0)
+    head = HyperbolicLift(6, dim=4)
+    fit(head, embeddings[4:], same_label_pairs(given["label"]), epochs=3)
+    bank = AnchorBank.build(tmp_path / "deep", given, lift=head.eval())
+    with torch.no_grad():
+        points = head(embeddings[:4])
+    assert not torch.equal(select(bank, Queries(points, embeddings[:4]), 8), flat)
 
 
 def test_orders(bank: AnchorBank, queries: Queries) -> None:
