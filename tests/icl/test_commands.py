@@ -48,7 +48,7 @@ def write(folder: Path, name: str, split: str, rows: range, **more: Any) -> None
             digit = int(source.labels[i])
             row = {"id": f"{name}-{i}", "image": f"images/{name}-{i}.png", "answer": WORDS[digit], "kind": digit}
             place = [float(digit == d) for d in range(10)]
-            point = [(1 + i % 3 / 20) * value for value in place]
+            point = [(1 + digit / 20) * value for value in place]
             file.write(json.dumps({**row, "point": point, "image_embedding": place, **more}) + "\n")
 
 
