@@ -126,7 +126,7 @@ class Ingest:
                 values = points if field.name == "point" else embeddings.get(field.name)
                 rows[field.name] = _vectors(field, values, batch.num_rows)
             elif field.name not in rows:
-                rows[field.name] = _cast(field, columns.get(field.name), batch.num_rows)
+                rows[field.name] = _cast(field, columns.get(field.name), numbers)
         table = pa.table([rows[name] for name in self.schema.names], schema=self.schema)
         kept = [i for i in range(len(points)) if i not in failed]
         return table if not failed else table.take(pa.array(kept, pa.int64()))
@@ -163,13 +163,22 @@ def _check_names(names: list[str]) -> None:
             raise BankError(f"column {name!r} needs another name: not empty, without dots, backticks or _row in front")
 
 
-def _cast(field: pa.Field, values: pa.Array | None, count: int) -> pa.Array:
+def _cast(field: pa.Field, values: pa.Array | None, numbers: list[int]) -> pa.Array:
     if values is None:
-        return pa.nulls(count, field.type)
+        return pa.nulls(len(numbers), field.type)
     try:
         return values.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise BankError(f"column {field.name} must be {field.type}, got {values.type}: {error}") from error
+        row = next((n for n, value in zip(numbers, values) if not _fits(value, field.type)), numbers[0])
+        raise BankError(f"row {row}: column {field.name} must be {field.type}, got {values.type}: {error}") from error
+
+
+def _fits(value: pa.Scalar, kind: pa.DataType) -> bool:
+    try:
+        value.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True
 
 
 def _strings(name: str, values: pa.Array | None, numbers: list[int]) -> list[str | None]:
