@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -107,6 +108,8 @@ class Cell:
         return self.row, self.seed, self.test, self.choice
 
 
+# More than any count or time that was measured; sums of these are finite.
+_LARGEST = 1e15
 _JSON: Mapping[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int)}
 
 
@@ -131,4 +134,7 @@ def parsed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _is_scalar(kind: Any, value: Any) -> bool:
-    return type(value) in _JSON.get(kind, ()) and (type(value) is not int or abs(value) < 1 << 63)
+    # distances of an adapter that diverged are not finite
+    return type(value) in _JSON.get(kind, ()) and (
+        isinstance(value, str) or abs(value) < _LARGEST or (kind is float and not math.isfinite(value))
+    )

@@ -114,12 +114,16 @@ class Results:
             return
         file = self.file.with_suffix(suffix) if suffix else self.file
         draft = file.with_name(file.name + ".tmp")
-        # a surrogate without its other half, as JSON writes it
-        with draft.open("w", encoding="utf-8", errors="backslashreplace") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(draft, file)
+        try:
+            # a surrogate without its other half, as JSON writes it
+            with draft.open("w", encoding="utf-8", errors="backslashreplace") as out:
+                out.write(text)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(draft, file)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise OSError(f"{file} cannot be written, and is as it was: {error}") from error
 
     def rows(self) -> list[Row]:
         """The table: a dictionary for each model, task, method, number and choice of demonstrations, of the same keys.
@@ -135,14 +139,17 @@ class Results:
         groups: dict[CellRow, list[Cell]] = {}
         settings: dict[tuple[str, ...], dict[str, str]] = {}
         bases: dict[str, set[str]] = {}
+        teachers: dict[tuple[Any, ...], str] = {}
         for cell in self.cells:
             groups.setdefault(cell.row, []).append(cell)
             settings.setdefault(cell.row[:3], {}).update(cell.settings)
             bases.setdefault(cell.model, set()).add(cell.base)
+            if cell.distances is not None:
+                teachers[(*cell.row[:3], cell.seed)] = cell.distances.prompts
         metrics = list(dict.fromkeys(name for cell in self.cells for name in cell.scores))
         tables: dict[tuple[str, ...], list[tuple[Row, list[Cell]]]] = {}
         for key in sorted(groups, key=lambda key: ({ZERO: 0, SHOTS: 1}.get(key[3], 2), key[4])):
-            chosen = _current(groups[key])
+            chosen = [_compared(cell, teachers.get((*key[:3], cell.seed))) for cell in _current(groups[key])]
             row = _summary(groups[key], chosen, metrics)
             if len(bases[row["model"]]) > 1:
                 row["model"] += f" ({key[1][:6]})"  # other weights of the same name
@@ -179,6 +186,11 @@ def _current(cells: Sequence[Cell]) -> list[Cell]:
     same = [c for c in cells if c.settings == last.settings and set(last.scores) <= set(c.scores)]
     by_seed = {cell.seed: cell for cell in same}
     return list({(cell.test, cell.choice): cell for cell in by_seed.values()}.values())
+
+
+def _compared(cell: Cell, prompts: str | None) -> Cell:
+    """The cell, without distances from another teacher than the one that was compared with last."""
+    return cell if cell.distances is None or cell.distances.prompts == prompts else replace(cell, distances=None)
 
 
 def _summary(cells: Sequence[Cell], chosen: Sequence[Cell], metrics: Sequence[str]) -> Row:

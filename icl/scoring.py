@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,6 +12,8 @@ from icl.captions import bleu4, chair, cider_d, mentioned
 from icl.intervals import interval, wilson
 
 References = Sequence[Sequence[str]]
+# CIDEr-D, the largest of the metrics, ends at 10.
+_LARGEST = 100
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Score:
     """By example, where ``value`` is their mean."""
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.value, *(self.rows or ())))):
-            raise ValueError("Score: all values must be finite")
+        values = (self.value, *(self.rows or ()))
+        if not all(abs(value) <= _LARGEST for value in values):
+            raise ValueError(f"Score: all values must be from -{_LARGEST} to {_LARGEST}, got {values!r:.100}")
 
     @property
     def interval(self) -> tuple[float, float] | None:

@@ -92,7 +92,8 @@ def _read_adapter(folder: Path) -> None:
 
 
 def _resume(folder: Path) -> None:
-    from icl.execute import read_run, train
+    from icl.execute import train
+    from icl.run_folder import read_run
     from icl.runs import Run
 
     run = read_run(folder)

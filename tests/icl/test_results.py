@@ -89,7 +89,8 @@ def test_file_that_is_none_is_refused_and_left(content: str, message: str, tmp_p
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("seed", "0"), ("seed", True), ("seed", 10**30), ("ids", {}), ("ids", ["x"]), ("answers", [1, 2, 3]),
+        ("seed", "0"), ("seed", True), ("seed", 10**30), ("train_seconds", 1e300),
+        ("ids", {}), ("ids", ["x"]), ("answers", [1, 2, 3]),
         ("cost", None), ("scores", {"exact": {"value": math.nan, "rows": None}}),
         ("scores", {"exact": {"value": 0.5, "rows": [0.5]}}),
         ("settings", {"data": 1}), ("distances", {"geodesic": 1}),
@@ -220,6 +221,13 @@ def test_seeds_measured_with_other_settings_are_not_averaged() -> None:
     results.add(cell("k-shot", 0, 0.0, settings={"prompt": "a"}))
     rows = {row["method"]: row for row in results.rows()}
     assert (rows["k-shot"]["exact"], rows["k-shot"]["seeds"], rows["adapter"]["note"]) == (0, 2, None)
+
+
+def test_distances_from_another_teacher_are_not_shown() -> None:
+    results = Results()
+    results.add(cell("adapter", 0, 0.0, distances=Distances(1.0, 1.0, 1.0, "4 shots")))
+    results.add(cell("zero-shot", 0, 0.0, distances=Distances(2.0, 2.0, 2.0, "8 shots")))
+    assert [row["geodesic"] for row in results.rows()] == [2, None]
 
 
 def test_metric_that_only_some_seeds_have_is_no_mean() -> None:
