@@ -15,6 +15,15 @@ LARGEST_COORDINATE = {
 float32 and bfloat16, 700 for float64 and 11 for float16 (c = 1). Any other function whose result is a point of the
 hyperboloid that its type cannot hold returns the farthest in its direction that it can."""
 
+LARGEST_RADIUS = {
+    torch.float16: 7.0,
+    torch.bfloat16: 20.0,
+    torch.float32: 20.0,
+    torch.float64: 36.0,
+}
+"""``lorentz.project`` moves what lies beyond this radius to 1/64 short of it: far enough that rounding the coordinates
+cannot cross back. Up to here the gradients of distances are exact and, in float16, tangents have room in the type."""
+
 RIM_MARGIN = {
     torch.float16: 2.0**-9,
     torch.bfloat16: 2.0**-6,

@@ -19,40 +19,49 @@ shapes that do not fit, devices that differ, or a number ``c`` that is not posit
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from hyperbolic import validation
 from hyperbolic.distributions import WrappedNormal
-from hyperbolic.limits import LARGEST_COORDINATE
+from hyperbolic.limits import LARGEST_COORDINATE, LARGEST_RADIUS
 from hyperbolic.ops.dispatch import Op, Scalar
 from hyperbolic.pairwise import DIST
 from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
 from hyperbolic.reference import lorentz as formulas
 from hyperbolic.reference import lorentz_distance as distance
 
-_time = Op("lorentz.time", formulas.time, "x:D, c:1 -> 1")
-_to_ambient = Op("lorentz.to_ambient", formulas.to_ambient, "x:D, c:1 -> D+1")
-_tangent_to_ambient = Op("lorentz.tangent_to_ambient", formulas.tangent_to_ambient, "x:D, v:D, c:1 -> D+1")
-_inner = Op("lorentz.inner", distance.inner, "x:D, y:D, c:1 -> 1")
+_X, _Y, _XY = ("x",), ("y",), ("x", "y")
+_time = Op("lorentz.time", formulas.time, "x:D, c:1 -> 1", space=_X)
+_to_ambient = Op("lorentz.to_ambient", formulas.to_ambient, "x:D, c:1 -> D+1", space=_X)
+_tangent_to_ambient = Op("lorentz.tangent_to_ambient", formulas.tangent_to_ambient, "x:D, v:D, c:1 -> D+1", space=_X)
+_inner = Op("lorentz.inner", distance.inner, "x:D, y:D, c:1 -> 1", space=_XY)
 _expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D", point="lorentz")
-_logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D")
-_expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", point="lorentz")
-_logmap = Op("lorentz.logmap", formulas.logmap, "x:D, y:D, c:1 -> D")
+_logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D", space=_X)
+_expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", point="lorentz", space=_X)
+_logmap = Op("lorentz.logmap", formulas.logmap, "x:D, y:D, c:1 -> D", space=_XY)
 _dist = DIST["lorentz"]
-_dist0 = Op("lorentz.dist0", distance.dist0, "x:D, c:1 -> 1")
+_dist0 = Op("lorentz.dist0", distance.dist0, "x:D, c:1 -> 1", space=_X)
 _dist_exp0 = Op("lorentz.dist_exp0", distance.dist_exp0, "u:D, v:D, c:1 -> 1")
-_transport = Op("lorentz.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D")
-_transport0 = Op("lorentz.transport0", formulas.transport0, "y:D, v:D, c:1 -> D")
-_geodesic = Op("lorentz.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="lorentz")
-_midpoint = Op("lorentz.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D", point="lorentz")
-_centroid = Op("lorentz.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="lorentz")
-_norm = Op("lorentz.norm", formulas.norm_at, "x:D, v:D, c:1 -> 1")
-_egrad2rgrad = Op("lorentz.egrad2rgrad", formulas.egrad2rgrad, "x:D, g:D, c:1 -> D")
-_half_aperture = Op("lorentz.half_aperture", formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1")
-_exterior_angle = Op("lorentz.exterior_angle", formulas.exterior_angle, "x:D, y:D, c:1 -> 1")
-_busemann = Op("lorentz.busemann", formulas.busemann, "x:D, direction:D, c:1 -> 1")
-_boost = Op("lorentz.boost", formulas.boost, "x:D, a:D, c:1 -> D", point="lorentz")
-_log_prob = Op("lorentz.wrapped_normal_log_prob", formulas.wrapped_normal_log_prob, "x:D, mean:D, scale:D~, c:1 -> 1")
+_transport = Op("lorentz.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D", space=_XY)
+_transport0 = Op("lorentz.transport0", formulas.transport0, "y:D, v:D, c:1 -> D", space=_Y)
+_geodesic = Op("lorentz.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="lorentz", space=_XY)
+_midpoint = Op("lorentz.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D", point="lorentz", space=_XY)
+_centroid = Op("lorentz.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="lorentz", space=_X)
+_norm = Op("lorentz.norm", formulas.norm_at, "x:D, v:D, c:1 -> 1", space=_X)
+_egrad2rgrad = Op("lorentz.egrad2rgrad", formulas.egrad2rgrad, "x:D, g:D, c:1 -> D", space=_X)
+_half_aperture = Op("lorentz.half_aperture", formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1", space=_X)
+_exterior_angle = Op("lorentz.exterior_angle", formulas.exterior_angle, "x:D, y:D, c:1 -> 1", space=_XY)
+_busemann = Op("lorentz.busemann", formulas.busemann, "x:D, direction:D, c:1 -> 1", space=_X)
+_project = Op("lorentz.project", formulas.shorten, "x:D, c:1, largest:1, target:1 -> D", point="lorentz", space=_X)
+_boost = Op("lorentz.boost", formulas.boost, "x:D, a:D, c:1 -> D", point="lorentz", space=("x", "a"))
+_log_prob = Op(
+    "lorentz.wrapped_normal_log_prob",
+    formulas.wrapped_normal_log_prob,
+    "x:D, mean:D, scale:D~, c:1 -> 1",
+    space=("x", "mean"),
+)
 
 
 def time(x: Tensor, c: Scalar = 1.0) -> Tensor:
@@ -327,6 +336,20 @@ def boost(x: Tensor, a: Tensor, c: Scalar = 1.0) -> Tensor:
     tensor([3., 4.])
     """
     return _boost(x, a, c)
+
+
+def project(x: Tensor, c: Scalar = 1.0) -> Tensor:
+    """``x`` if its radius is at most ``limits.LARGEST_RADIUS`` of its type, else the point on its ray 1/64 short of
+    that; (..., D).
+
+    For points that an optimiser has moved, which farther out lose the digits of their distances and in the end
+    overflow. The gradient beyond is that of the radial projection.
+
+    >>> project(torch.tensor([3.0, 4.0])), dist0(project(torch.tensor([0.0, 1e30])))
+    (tensor([3., 4.]), tensor(19.9844))
+    """
+    radius = LARGEST_RADIUS.get(x.dtype, 1.0) if isinstance(x, Tensor) else 1.0
+    return _project(x, c, math.sinh(radius), math.sinh(radius - 1 / 64))
 
 
 def wrapped_normal(mean: Tensor, scale: Scalar = 1.0, c: Scalar = 1.0) -> WrappedNormal:

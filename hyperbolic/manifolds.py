@@ -1,33 +1,70 @@
 """The geometry behind geoopt's ``Manifold`` interface, for its parameters and Riemannian optimisers.
 
 Differences from geoopt's own: a Lorentz point has no time component, so a parameter (..., D) has no constraint to
-drift from; ``c`` means sectional curvature -c in both models; and a curvature tensor given by the caller is copied,
-never written to.
+drift from; ``c`` means sectional curvature -c in both models; a curvature tensor given by the caller is copied,
+never written to; and points may have any dtype, whatever that of ``c``, which ``half()`` and the like leave as it is.
 """
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Callable
 from typing import Any
 
 import geoopt
 import torch
+from geoopt.manifolds.base import ScalingInfo
 from torch import Tensor
 
 from hyperbolic import lorentz, poincare
 from hyperbolic.ops.dispatch import Scalar
+from hyperbolic.reference import wide
 
 
 class _Hyperbolic(geoopt.Manifold):
+    """What both models share.
+
+    Args:
+        c: sectional curvature is -c; a positive number, or a tensor of them that broadcasts against the batch shape.
+        learnable: whether ``c`` is learned, as ``c`` times a ``growth`` that starts at 1. ``growth`` is itself down to
+            1/2 and ``1/(4 (1 - growth))`` below, so no step of an optimiser, however large, makes ``c`` negative.
+
+    Raises:
+        TypeError: if ``c`` is neither a real number nor a tensor of real numbers.
+        ValueError: if ``c`` is not positive and finite.
+    """
+
     ndim = 1
     reversible = True
     geometry: Any
+    # What geoopt.Scaled scales, and with which power, besides the methods that every manifold has.
+    __scaling__ = geoopt.Manifold.__scaling__.copy()
+    __scaling__.update(
+        dist0=ScalingInfo(1), logmap0=ScalingInfo(1), expmap0=ScalingInfo(u=-1), random=ScalingInfo(scale=-1)
+    )
+    initial_c: Tensor
 
     def __init__(self, c: Scalar = 1.0, learnable: bool = False):
         super().__init__()
-        value = c.detach().clone() if isinstance(c, Tensor) else torch.tensor(float(c), dtype=torch.float64)
-        if not bool((value > 0).all()):
-            raise ValueError(f"{type(self).__name__}: c must be positive, got {c}")
-        self.c = torch.nn.Parameter(value, requires_grad=learnable)
+        value = _curvature(type(self).__name__, c)
+        self.register_buffer("initial_c", value)
+        self.growth = torch.nn.Parameter(torch.ones_like(value)) if learnable else None
+
+    @property
+    def c(self) -> Tensor:
+        """The curvature parameter, positive; differentiable if learnable."""
+        if self.growth is None:
+            return self.initial_c
+        return self.initial_c * ((self.growth - 0.5).relu() + 0.25 / (1 - self.growth.clamp(max=0.5)))
+
+    @property
+    def dtype(self) -> None:
+        """That of points: any."""
+        return None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves the curvature to other devices and never rounds it."""
+        return super()._apply(lambda t: t.to(fn(t).device), recurse)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         return _keep(self.geometry.dist(x, y, c=self.c), keepdim)
@@ -38,7 +75,9 @@ class _Hyperbolic(geoopt.Manifold):
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         return self.geometry.expmap(x, u, c=self.c)
 
-    retr = expmap
+    def retr(self, x: Tensor, u: Tensor) -> Tensor:
+        """``expmap``, kept to where the type can hold points well: the step of an optimiser."""
+        return self.projx(self.expmap(x, u))
 
     def expmap0(self, u: Tensor) -> Tensor:
         return self.geometry.expmap0(u, c=self.c)
@@ -58,6 +97,7 @@ class _Hyperbolic(geoopt.Manifold):
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         if v is None:
             return self.norm(x, u, keepdim=keepdim).square()
+        x, u, v = (a.to(torch.promote_types(a.dtype, torch.float32)) for a in (x, u, v))
         # Both carried to the origin, where the metric is a multiple of the Euclidean one.
         origin = torch.zeros_like(x)
         product = (self.transp(x, origin, u) * self.transp(x, origin, v)).sum(-1, keepdim=keepdim)
@@ -73,14 +113,16 @@ class _Hyperbolic(geoopt.Manifold):
     def origin(self, *size: Any, dtype: Any = None, device: Any = None, seed: int | None = None) -> Tensor:
         return geoopt.ManifoldTensor(torch.zeros(*size, dtype=dtype, device=device), manifold=self)
 
-    def random(self, *size: Any, dtype: Any = None, device: Any = None, scale: float = 1.0) -> Tensor:
-        """Samples of the wrapped normal distribution around the origin."""
+    def random(self, *size: Any, dtype: Any = None, device: Any = None, scale: Scalar = 1.0) -> Tensor:
+        """Samples of a wrapped normal distribution around the origin, at distances of about ``scale`` in any number of
+        dimensions D: its standard deviation is ``scale/sqrt(D)``.
+        """
         zero = torch.zeros(*size, dtype=dtype, device=device)
-        points = self.geometry.wrapped_normal(zero, scale, c=self.c.detach()).sample()
+        points = self.geometry.wrapped_normal(zero, scale / zero.shape[-1] ** 0.5, c=self.c.detach()).sample()
         return geoopt.ManifoldTensor(points, manifold=self)
 
     def _check_vector_on_tangent(self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Any:
-        return bool(u.isfinite().all()), "the vector is not finite"
+        return _verdict(u.isfinite().all(), "the vector is not finite")
 
 
 class Lorentz(_Hyperbolic):
@@ -101,11 +143,11 @@ class Lorentz(_Hyperbolic):
     geometry = lorentz
 
     def projx(self, x: Tensor) -> Tensor:
-        """Every point is on the hyperboloid in these coordinates."""
-        return x
+        """Every point is on the hyperboloid in these coordinates; see ``lorentz.project`` for those far out."""
+        return lorentz.project(x, c=self.c)
 
     def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Any:
-        return bool(x.isfinite().all()), "the point is not finite"
+        return _verdict(x.isfinite().all(), "the point is not finite")
 
 
 class PoincareBall(_Hyperbolic):
@@ -124,8 +166,25 @@ class PoincareBall(_Hyperbolic):
         return poincare.project(x, c=self.c)
 
     def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Any:
-        inside = self.c.detach() * x.detach().square().sum(-1) < 1
-        return bool(inside.all()), "the point is outside the ball"
+        alpha = wide.rim(x.detach().to(torch.float64), self.c.detach().to(torch.float64)[..., None]).hi
+        return _verdict((alpha > 0).all(), "the point is outside the ball")
+
+
+def _curvature(title: str, c: Any) -> Tensor:
+    """``c`` as a floating point tensor of its own, after all checks."""
+    number = isinstance(c, numbers.Real) and not isinstance(c, bool)
+    if not number and not (isinstance(c, Tensor) and not c.is_complex() and c.dtype != torch.bool):
+        raise TypeError(f"{title}: c must be a number or a tensor of real numbers, got {c!r}")
+    value = c.detach().clone() if isinstance(c, Tensor) else torch.tensor(float(c), dtype=torch.float64)
+    if not value.is_floating_point():
+        value = value.to(torch.float64)
+    if not bool((value.isfinite() & (value > 0)).all()):
+        raise ValueError(f"{title}: c must be positive and finite, got {c}")
+    return value
+
+
+def _verdict(good: Tensor, reason: str) -> tuple[bool, str | None]:
+    return (True, None) if bool(good) else (False, reason)
 
 
 def _keep(x: Tensor, keepdim: bool) -> Tensor:

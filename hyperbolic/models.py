@@ -3,8 +3,8 @@
 Points are (..., D) in each model. Types, broadcasting, curvature and the errors raised are those of
 :mod:`hyperbolic.lorentz`. Displacement at most ``4 eps (1 + sinh r_out)``, which is what the coordinates of the
 target can hold: near the rim those of the balls hold less than the hyperboloid's, and those of the Klein ball
-only half as much radius as the Poincaré ball's. Results in a ball are strictly inside. All maps are smooth
-everywhere.
+only half as much radius as the Poincaré ball's. Results in a ball are strictly inside, and arguments that are not
+give NaN as in :mod:`hyperbolic.poincare`. All maps are smooth everywhere.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from hyperbolic.ops.dispatch import Op, Scalar
 from hyperbolic.reference import models as formulas
 
 _MAP, _X = "x:D, c:1 -> D", ("x",)
-_lorentz_to_poincare = Op("models.lorentz_to_poincare", formulas.lorentz_to_poincare, _MAP, point="ball")
+_lorentz_to_poincare = Op("models.lorentz_to_poincare", formulas.lorentz_to_poincare, _MAP, point="ball", space=_X)
 _poincare_to_lorentz = Op("models.poincare_to_lorentz", formulas.poincare_to_lorentz, _MAP, point="lorentz", inside=_X)
-_lorentz_to_klein = Op("models.lorentz_to_klein", formulas.lorentz_to_klein, _MAP, point="ball")
+_lorentz_to_klein = Op("models.lorentz_to_klein", formulas.lorentz_to_klein, _MAP, point="ball", space=_X)
 _klein_to_lorentz = Op("models.klein_to_lorentz", formulas.klein_to_lorentz, _MAP, point="lorentz", inside=_X)
 _poincare_to_klein = Op("models.poincare_to_klein", formulas.poincare_to_klein, _MAP, point="ball", inside=_X)
 _klein_to_poincare = Op("models.klein_to_poincare", formulas.klein_to_poincare, _MAP, point="ball", inside=_X)

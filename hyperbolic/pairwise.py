@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SIGNATURE = "x:D, y:D, c:1 -> 1"
 DIST = {
-    "lorentz": Op("lorentz.dist", lorentz_distance.dist, _SIGNATURE),
+    "lorentz": Op("lorentz.dist", lorentz_distance.dist, _SIGNATURE, space=("x", "y")),
     "poincare": Op("poincare.dist", poincare.dist, _SIGNATURE, inside=("x", "y")),
 }
 PAIRWISE_DIST = {model: PairsOp(f"{model}.pairwise_dist", op) for model, op in DIST.items()}
@@ -158,8 +158,8 @@ def contrastive_loss(
 def _values(function: str, model: str, points: tuple[str, str], **args: Tensor) -> None:
     if validation.checking():
         ranks = [("N", "D") if name in points else () for name in args]
-        inside = points if model == "poincare" else ()
-        validation.values(f"pairwise.{function}", tuple(args), ranks, inside, tuple(args.values()))
+        inside, space = (points, ()) if model == "poincare" else ((), points)
+        validation.values(f"pairwise.{function}", tuple(args), ranks, inside, space, tuple(args.values()))
 
 
 def _matrices(function: str, **points: Tensor) -> None:

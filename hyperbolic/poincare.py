@@ -5,7 +5,10 @@ Points and tangents are tensors (..., D). Types, broadcasting, curvature, differ
 the errors raised are those of :mod:`hyperbolic.lorentz`. A function that returns a point returns one strictly
 inside the ball: what would round to the rim is rounded towards the origin in its last bits. Nothing is clamped
 but by :func:`project`, whose margin is in ``hyperbolic.limits``. ``alpha = 1 - c|x|^2`` below; bounds hold for
-points up to ``1 - sqrt(c)|x| = 1e-7`` in float32 and 1e-15 in float64. A point outside the ball gives NaN.
+points up to ``1 - sqrt(c)|x| = 1e-7`` in float32 and 1e-15 in float64.
+
+A point that is not inside, because ``c|x|^2 >= 1`` exactly or because a coordinate is not finite, gives NaN in all of
+its row, and so do the gradients there; ``hyperbolic.checks()`` names it.
 """
 
 from __future__ import annotations

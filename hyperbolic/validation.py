@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperbolic.reference import wide
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -32,7 +34,8 @@ def checks() -> Iterator[None]:
 
     Raises ``ValueError`` naming the function, the argument and its first bad row: a NaN or an infinity, a point
     outside the ball, ambient coordinates off the hyperboloid or off the tangent space, a curvature that is not
-    positive. Reads the data back, so it synchronises with a GPU. Works in compiled programs too.
+    positive; and ambient coordinates where space components are wanted, if there are rows enough to tell. Reads the
+    data back, so it synchronises with a GPU. Works in compiled programs too.
 
     >>> import torch, hyperbolic
     >>> from hyperbolic import poincare
@@ -88,9 +91,11 @@ def arguments(
                 raise ValueError(f"{title}: {name} must have at least one element along {dim}, got {tuple(a.shape)}")
             wanted_size, owner = bound.setdefault(dim, (size, name))
             if size != wanted_size:
+                ambient = "; points and tangents are space components, see lorentz.from_ambient"
                 raise ValueError(
                     f"{title}: {name} must have size {wanted_size} along {dim} as {owner} has, "
                     f"got {size} (shape {tuple(a.shape)})"
+                    + (ambient if title.startswith("lorentz.") and abs(size - wanted_size) == 1 else "")
                 )
         tensors.append(a)
     _broadcast(title, names, ranks, tensors)
@@ -122,10 +127,11 @@ def values(
     names: Sequence[str],
     ranks: Sequence[tuple[str, ...]],
     inside: Sequence[str],
+    space: Sequence[str],
     args: Sequence[Tensor],
 ) -> None:
     """The checks of :func:`checks`: all arguments finite, ``c`` positive, those named in ``inside`` within the
-    ball.
+    ball and those in ``space`` no ambient coordinates.
     """
     given = dict(zip(names, args))
     rank = {name: len(dims) for name, dims in zip(names, ranks)}
@@ -135,10 +141,30 @@ def values(
         if name == "c":
             report(title, name, a > 0, partial(_not_positive, a))
     for name in inside:
-        x, c = given[name].to(torch.float64), given["c"].to(torch.float64)
+        x, c = given[name].to(torch.float64), given["c"].to(torch.float64)[..., None]
         # A set of points, (..., N, D), has one curvature.
-        square = (x * x).sum(-1) * (c[..., None] if rank[name] == 2 else c)
-        report(title, name, square < 1, partial(_outside, square))
+        alpha = wide.rim(x, c[..., None] if rank[name] == 2 else c)[..., 0]
+        report(title, name, alpha.hi > 0, partial(_outside, 1.0 - alpha.hi))
+    for name in space:
+        x, c = given[name], given["c"].to(torch.float64)
+        if _looks_ambient(x, c[..., None] if rank[name] == 2 else c):
+            raise ValueError(
+                f"{title}: {name} seems to be ambient, its first coordinate the time component of the others in every "
+                f"row: wanted space components, as lorentz.from_ambient returns"
+            )
+
+
+# So many different rows are no points on a hyperboloid within their space by chance.
+_AMBIENT_ROWS = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 3, torch.float64: 3}
+
+
+def _looks_ambient(x: Tensor, c: Tensor) -> bool:
+    tail = x[..., 1:].to(torch.float64)
+    time = (tail.square().sum(-1) + 1 / c).sqrt()
+    if x.shape[-1] < 2 or not bool(((x[..., 0] - time).abs() <= 8 * torch.finfo(x.dtype).eps * time).all()):
+        return False
+    rows = tail.reshape(-1, tail.shape[-1])
+    return len(rows[rows.any(-1)].unique(dim=0)) >= _AMBIENT_ROWS[x.dtype]
 
 
 def _not_finite(a: Tensor, index: Any) -> str:
@@ -164,7 +190,10 @@ def report(title: str, name: str, good: Tensor, problem: Callable[[Any], str]) -
 
 def ambient(title: str, p: Tensor, v: Tensor | None, c: Tensor) -> None:
     """The checks of :func:`checks` for ambient coordinates, up to what rounding them to their type explains."""
-    slack = 8 * torch.finfo(p.dtype).eps
+    eps = torch.finfo(p.dtype).eps
+    if v is not None:
+        eps = max(eps, torch.finfo(v.dtype).eps)
+    slack = 8 * eps
     p, c = p.to(torch.float64), c.to(torch.float64)
     report(title, "p", p.isfinite().all(-1), partial(_not_finite, p))
     form = c * (p[..., 1:].square().sum(-1) - p[..., 0].square())
@@ -177,9 +206,12 @@ def ambient(title: str, p: Tensor, v: Tensor | None, c: Tensor) -> None:
     w = v.to(torch.float64)
     report(title, "v", w.isfinite().all(-1), partial(_not_finite, w))
     product = (p[..., 1:] * w[..., 1:]).sum(-1) - p[..., 0] * w[..., 0]
+    # What a projection leaves is the rounding of its terms, which are longer than the tangent where they cancel: up to
+    # the unit of length, 1/sqrt(c), for tangents that are short themselves.
+    longest = torch.linalg.vector_norm(w, dim=-1) + 1 / c.sqrt()
     report(
         title,
         "v",
-        product.abs() <= slack * (p.abs() * (w.abs() + torch.finfo(v.dtype).tiny)).sum(-1),
+        product.abs() <= slack * torch.linalg.vector_norm(p, dim=-1) * longest,
         lambda i: f"is off the tangent space at p: got <p,v>_L = {product[i].item():.9g}, wanted 0",
     )

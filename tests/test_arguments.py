@@ -1,9 +1,11 @@
 """What the public boundary accepts, refuses and checks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import hyperbolic
 from hyperbolic import lorentz, models, pairwise, poincare
@@ -181,6 +183,64 @@ def test_checks_accept_rounded_ambient_coordinates(dtype: torch.dtype) -> None:
             p, w = lorentz.to_ambient(x, c=c), lorentz.to_ambient(x, v, c=c)
             assert torch.equal(lorentz.from_ambient(p, c=c), x)
             assert torch.equal(lorentz.from_ambient(p, w, c=c), v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("c", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("dim", [1, 2, 10, 100])
+def test_checks_of_projected_tangents(dtype: torch.dtype, c: float, dim: int) -> None:
+    """``w + c <p,w> p`` in the type itself, at any radius, is tangent; what is not projected is not."""
+    torch.manual_seed(0)
+
+    def product(p: Tensor, w: Tensor) -> Tensor:
+        return (p[:, 1:] * w[:, 1:]).sum(-1, keepdim=True) - p[:, :1] * w[:, :1]
+
+    radii = torch.tensor([0.0, 0.01, 0.5, 2.0], dtype=torch.float64).repeat(50)
+    u = torch.nn.functional.normalize(torch.randn(200, dim, dtype=torch.float64), dim=-1)
+    x = (u * torch.sinh(radii)[:, None] / c**0.5).to(dtype)
+    p = torch.cat([(1 / c + x.square().sum(-1, keepdim=True)).sqrt(), x], -1)
+    for size in (1.0, 1e-2) if dtype in (torch.float32, torch.float64) else (1.0,):
+        w = (size * torch.randn(200, dim + 1, dtype=torch.float64)).to(dtype)
+        v = w + c * product(p, w) * p
+        with hyperbolic.checks():
+            assert torch.equal(lorentz.from_ambient(p, v, c=c), v[:, 1:])
+        off = v.clone()
+        off[150] += size * torch.eye(dim + 1, dtype=dtype)[0]
+        with hyperbolic.checks(), pytest.raises(ValueError, match=r"v\[150\] is off the tangent space at p"):
+            lorentz.from_ambient(p, off, c=c)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("c", [0.1, 1.0, 10.0])
+def test_checks_of_ambient_coordinates(dtype: torch.dtype, c: float) -> None:
+    """Points of D + 1 ambient coordinates are no points of D + 1 space components, though one may look like one."""
+    x = Sampler("lorentz", torch.float64, 3, c, 9, 40, max_radius=3.0).point()
+    p = torch.cat([(1 / c + x.square().sum(-1, keepdim=True)).sqrt(), x], -1).to(dtype)
+    calls: list[tuple[str, Callable[[Tensor], Any]]] = [
+        ("lorentz.dist: x", lambda p: lorentz.dist(p, p * 2, c=c)),
+        ("lorentz.dist: y", lambda p: lorentz.dist(p * 2, p, c=c)),
+        ("lorentz.logmap0: x", lambda p: lorentz.logmap0(p, c=c)),
+        ("lorentz.transport0: y", lambda p: lorentz.transport0(p, p, c=c)),
+        ("lorentz.boost: a", lambda p: lorentz.boost(p * 2, p, c=c)),
+        ("lorentz.centroid: x", lambda p: lorentz.centroid(p, c=c)),
+        ("lorentz.pairwise_dist: y", lambda p: lorentz.pairwise_dist(p * 2, p, c=c)),
+        ("pairwise.nearest: bank", lambda p: pairwise.nearest(p * 2, p, 1, c=c)),
+        ("models.lorentz_to_klein: x", lambda p: models.lorentz_to_klein(p, c=c)),
+    ]
+    origin = torch.eye(4, dtype=dtype)[0].expand(40, 4) / c**0.5
+    for name, call in calls:
+        call(p)
+        with hyperbolic.checks():
+            with pytest.raises(ValueError, match=f"{name} seems to be ambient"):
+                call(p)
+            for real in (p[:2], p[:1].expand(40, 4), origin, torch.cat([p, 2 * p[:1]])):
+                call(real)
+        assert call(p) is not None
+
+
+def test_sizes_that_differ_by_one() -> None:
+    with pytest.raises(ValueError, match=r"got 3 .*; points and tangents are space components, see lorentz.from_amb"):
+        lorentz.expmap(torch.zeros(5, 2), torch.zeros(5, 3))
 
 
 def test_checks_in_a_compiled_program() -> None:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_outside as outside
 import test_rowwise as rowwise
 import torch
 from mpmath import mpf
@@ -161,6 +162,17 @@ def test_strictly_inside(name: str, dtype: torch.dtype, device: Device) -> None:
         with oracle.digits():
             for row in oracle.exact(out):
                 assert mpf(rowwise.C) * sum(a * a for a in row) < 1
+
+
+@devices
+@pytest.mark.parametrize(
+    ("title", "place"), [(title, place) for title in rowwise.OPS for place in rowwise.OPS[title].inside]
+)
+@dtypes
+def test_outside(title: str, place: str, dtype: torch.dtype, device: Device) -> None:
+    """Points outside the ball are NaN."""
+    op = On(rowwise.OPS[title], device)
+    outside.check(rowwise.OPS[title], place, dtype, op.operator, op.backward)
 
 
 @devices

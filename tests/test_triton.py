@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy
 import pytest
+import test_outside as outside
 import torch
 from mpmath import mpf
 from test_pairwise import DIST, DTYPES, GRADIENT, MODELS, MODULES, SCENES, exact_dist, scene
@@ -234,6 +235,16 @@ def test_many_tiles(model: str, dtype: torch.dtype) -> None:
         assert bool(((a.double() - b).abs() <= 1.01 * rounding + GRADIENT[d.dtype] * size * longest).all())
     moved = abs(got[2].item() - expected[2].item())
     assert moved <= 200 * eps * float((g.abs() * want.detach()).sum())
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_outside(dtype: torch.dtype) -> None:
+    """Rows and columns of points outside the ball are NaN, and no others."""
+    x, good = outside.crowd(dtype)
+    y, c = torch.full((5, 5), 0.1, dtype=dtype), torch.tensor(1.0, dtype=torch.float64)
+    outside.assert_rows(pairwise_dist.pairwise_dist("poincare", *on_device(x, y, c)).cpu(), good)
+    outside.assert_rows(pairwise_dist.pairwise_dist("poincare", *on_device(y, x, c)).cpu().T, good)
 
 
 @needs_device

@@ -70,7 +70,8 @@ HYPERBOLIC_INLINE void move_inside(const Result& x, int64_t dim, double c) {
       t[0] = a * a;
     })[0];
   };
-  while (square(0.0) * c - 1.0 > -1e-9 && head(square(Wide(0.0)) * c - 1.0) > -1e-30) {
+  auto outside = [&] { return square(0.0) * c - 1.0 > -1e-9 && head(square(Wide(0.0)) * c - 1.0) > -1e-30; };
+  for (int i = 0; i < MOST_STEPS_INSIDE && outside(); i++) {
     if (x.dtype == Dtype::float64) {
       step_inwards(static_cast<uint64_t*>(x.data), dim);
     } else if (x.dtype == Dtype::float32) {

@@ -20,17 +20,15 @@ struct RowInvariants {
   double radial;  // of the row itself in the gradient of t
 };
 
-// From |x|^2; NaN outside the ball, so that every entry fails its test.
+// From |x|^2 and, in the ball, alpha = 1 - c|x|^2: if that is NaN, every entry fails its test.
 template <class W>
-HYPERBOLIC_INLINE RowInvariants row_invariants(Model model, W square, W c) {
+HYPERBOLIC_INLINE RowInvariants row_invariants(Model model, W square, W alpha, W c) {
   W q = c * square;
   if (model == Model::lorentz) {
     W e = sqrt(q + 1.0);
     return {head(q / (e + 1.0)), std::sqrt(head(c)), std::sqrt(head(q)), head(c / e)};
   }
-  W alpha = 1.0 - q;
-  double a = head(alpha) > 0 ? head(alpha) : std::numeric_limits<double>::quiet_NaN();
-  double root = std::sqrt(head(c));
+  double a = head(alpha), root = std::sqrt(head(c));
   return {2 * head(q) / a, 2 * root / a, 2 * std::sqrt(head(q)) / a, 2 * head(c) / a};
 }
 

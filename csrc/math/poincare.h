@@ -6,21 +6,15 @@
 
 namespace hyperbolic::HYPERBOLIC_ISA::poincare {
 
-// 1 - c|x|^2
-template <class S>
-HYPERBOLIC_INLINE S rim(const S& square, const S& c) {
-  return 1.0 - c * square;
-}
-
-// The length of the difference, in units of 1/down, and the squares of two vectors.
+// The length of the difference, in units of 1/down, the squares of two vectors, and 1 - c times these.
 template <class W>
 struct Gap {
   double down;
-  W length, xx, yy;
+  W length, xx, yy, alpha, beta;
 };
 
 template <class W, class T>
-HYPERBOLIC_INLINE Gap<W> gap(const T* x, const T* y, int64_t dim) {
+HYPERBOLIC_INLINE Gap<W> gap(const T* x, const T* y, int64_t dim, W c) {
   double down = 1.0;
   if constexpr (needs_scaling<W>) {
     down = 1.0 / binade(largest(dim, [&](auto at) { return at(x).hi - at(y).hi; }));
@@ -32,28 +26,29 @@ HYPERBOLIC_INLINE Gap<W> gap(const T* x, const T* y, int64_t dim) {
     t[1] = a * a;
     t[2] = b * b;
   });
-  return {down, sqrt(s[0]), s[1], s[2]};
+  return {down, sqrt(s[0]), s[1], s[2], rim(x, dim, s[1], c), rim(y, dim, s[2], c)};
 }
 
 template <class S>
-HYPERBOLIC_INLINE S dist_of(const S& length, const S& xx, const S& yy, const S& c) {
-  S denominator = rim(xx, c) * rim(yy, c);
+HYPERBOLIC_INLINE S dist_of(const S& length, const S& alpha, const S& beta, const S& c) {
+  S denominator = alpha * beta;
   return scale(length * asinhc_root(c * length * length / denominator) / sqrt(denominator), 2.0);
 }
 
 template <class W, class T>
 HYPERBOLIC_CALL W dist(const T* x, const T* y, int64_t dim, W c) {
-  Gap<W> p = gap<W>(x, y, dim);
-  return dist_of(scale(p.length, 1.0 / p.down), p.xx, p.yy, c);
+  Gap<W> p = gap(x, y, dim, c);
+  return dist_of(scale(p.length, 1.0 / p.down), p.alpha, p.beta, c);
 }
 
 // The vector-Jacobian product for the cotangent g: gx and gy are where to, gc is added to.
 template <class W, class T, class Out>
 HYPERBOLIC_CALL void dist_pull(const T* x, const T* y, int64_t dim, W c, W g, Out gx, Out gy, W& gc) {
   using S = Dual<W, 4>;
-  Gap<W> p = gap<W>(x, y, dim);
-  S d = dist_of(variable<S>(scale(p.length, 1.0 / p.down), 0), variable<S>(p.xx, 1), variable<S>(p.yy, 2),
-                variable<S>(c, 3));
+  Gap<W> p = gap(x, y, dim, c);
+  S cc = variable<S>(c, 3), alpha = rim_of(variable<S>(p.xx, 1), cc, p.alpha);
+  S beta = rim_of(variable<S>(p.yy, 2), cc, p.beta);
+  S d = dist_of(variable<S>(scale(p.length, 1.0 / p.down), 0), alpha, beta, cc);
   // the unit vector along x - y; 0 at coincident points, where the gradient is 0
   W along = head(p.length) == 0 ? W(0.0) : g * d.d[0] / p.length;
   auto combine = [&](Out out, const T* own, const T* other, W coefficient) {

@@ -14,11 +14,10 @@ HYPERBOLIC_INLINE S tanhc_root(const S& q) {
   return sinhc_root(q) / cosh_root(q);
 }
 
-// artanh(t)/t = asinh(t/sqrt(1 - t^2))/t for t = sqrt(c) n
+// artanh(t)/t = asinh(t/sqrt(1 - t^2))/t for t = sqrt(c) n and alpha = 1 - t^2
 template <class S>
-HYPERBOLIC_INLINE S artanh_ratio(const S& n, const S& c) {
-  S square = n * n, alpha = rim(square, c);
-  return asinhc_root(c * square / alpha) / sqrt(alpha);
+HYPERBOLIC_INLINE S artanh_ratio(const S& n, const S& c, const S& alpha) {
+  return asinhc_root(c * (n * n) / alpha) / sqrt(alpha);
 }
 
 struct Exp0 {
@@ -37,8 +36,8 @@ struct Log0 {
   static constexpr Point point = Point::none;
 
   template <class S>
-  static HYPERBOLIC_INLINE S of(const S& n, const S& c) {
-    return artanh_ratio(n, c);
+  static HYPERBOLIC_INLINE S of(const S& n, const S& c, const S& alpha) {
+    return artanh_ratio(n, c, alpha);
   }
 };
 
@@ -46,14 +45,14 @@ struct Dist0Of {
   static constexpr int scalars = 1;
 
   template <class S>
-  static HYPERBOLIC_INLINE S of(const S& n, const S& c) {
-    return scale(n * artanh_ratio(n, c), 2.0);
+  static HYPERBOLIC_INLINE S of(const S& n, const S& c, const S& alpha) {
+    return scale(n * artanh_ratio(n, c, alpha), 2.0);
   }
 };
 
 using Expmap0 = RadialMap<Exp0>;
-using Logmap0 = RadialMap<Log0>;
-using Dist0 = RadialScalar<Dist0Of>;
+using Logmap0 = RadialMap<Log0, true>;
+using Dist0 = RadialScalar<Dist0Of, true>;
 using DistExp0 = lorentz::DistExp0<2>;  // the metric at the origin is 4 times the Euclidean one
 
 template <class S>
@@ -68,7 +67,7 @@ HYPERBOLIC_INLINE Factors<S> add(const S& ss, const S& alpha, const S& beta, con
   return {square / bottom, alpha / bottom};
 }
 
-// A multiple of x plus one of s = x + sign y, by functions `of` |s|^2, |x|^2, |y|^2 and c.
+// A multiple of x plus one of s = x + sign y, by functions `of` |s|^2, alpha, beta and c.
 template <class Formula>
 struct Translation : Formula {
   static constexpr int vectors = 2, scalars = 1;
@@ -84,7 +83,8 @@ struct Translation : Formula {
       t[1] = a * a;
       t[2] = b * b;
     });
-    Factors<W> k = Formula::template of<W>(p[0], p[1], p[2], row.scalar[0]);
+    W c = row.scalar[0];
+    Factors<W> k = Formula::template of<W>(p[0], rim(x, row.dim, p[1], c), rim(y, row.dim, p[2], c), c);
     each(row.dim, [&](auto at) {
       auto a = at(x);
       emit(at, out, k.on_x * a + k.on_s * (a + scale(at(y), sign)));
@@ -104,8 +104,10 @@ struct Translation : Formula {
       t[3] = a * c;
       t[4] = s * c;
     });
-    Factors<S> k = Formula::template of<S>(variable<S>(p[0], 0), variable<S>(p[1], 1), variable<S>(p[2], 2),
-                                           variable<S>(row.scalar[0], 3));
+    W curvature = row.scalar[0];
+    S cc = variable<S>(curvature, 3), alpha = rim_of(variable<S>(p[1], 1), cc, rim(x, row.dim, p[1], curvature));
+    S beta = rim_of(variable<S>(p[2], 2), cc, rim(y, row.dim, p[2], curvature));
+    Factors<S> k = Formula::template of<S>(variable<S>(p[0], 0), alpha, beta, cc);
     W slope[4];
     for (int i = 0; i < 4; i++) slope[i] = p[3] * k.on_x.d[i] + p[4] * k.on_s.d[i];
     W both = k.on_x.v + k.on_s.v, on_s = scale(slope[0], 2.0);
@@ -125,8 +127,8 @@ struct Addition {
   static constexpr Point point = Point::ball;
 
   template <class S>
-  static HYPERBOLIC_INLINE Factors<S> of(const S& ss, const S& xx, const S& yy, const S& c) {
-    return add(ss, rim(xx, c), rim(yy, c), c);
+  static HYPERBOLIC_INLINE Factors<S> of(const S& ss, const S& alpha, const S& beta, const S& c) {
+    return add(ss, alpha, beta, c);
   }
 };
 
@@ -136,8 +138,8 @@ struct Logarithm {
   static constexpr Point point = Point::none;
 
   template <class S>
-  static HYPERBOLIC_INLINE Factors<S> of(const S& ss, const S& xx, const S& yy, const S& c) {
-    S alpha = rim(xx, c), beta = rim(yy, c), square = c * ss, q = square / (alpha * beta);
+  static HYPERBOLIC_INLINE Factors<S> of(const S& ss, const S& alpha, const S& beta, const S& c) {
+    S square = c * ss, q = square / (alpha * beta);
     S k = -(asinhc_root(q) / (beta * sqrt(q + 1.0)));
     return {square * k, alpha * k};
   }
@@ -159,8 +161,7 @@ struct Expmap {
   };
 
   template <class S>
-  static HYPERBOLIC_INLINE Step<S> step(const S& xx, const S& n, const S& c) {
-    S alpha = rim(xx, c);
+  static HYPERBOLIC_INLINE Step<S> step(const S& alpha, const S& n, const S& c) {
     bool saturated = std::sqrt(head(c)) * head(n) > SATURATED * head(alpha);
     if (saturated) return {1.0 / (sqrt(c) * n), number<S>(4.0 * exp(PlainOf<S>(-2.0 * SATURATED)))};
     S w = n / alpha, q = c * w * w, cosh = cosh_root(q);
@@ -188,12 +189,13 @@ struct Expmap {
     W c = row.scalar[0];
     double down;
     auto [xx, n] = measure<W>(x, v, row.dim, down);
-    Step<W> y = step<W>(xx, scale(n, 1.0 / down), c);
+    W alpha = rim(x, row.dim, xx, c);
+    Step<W> y = step<W>(alpha, scale(n, 1.0 / down), c);
     auto s = sums<1, W>(row.dim, [&](auto at, auto* t) {
       auto b = at(x) + y.size * at(v);
       t[0] = b * b;
     });
-    Factors<W> k = add<W>(s[0], rim(xx, c), y.beta, c);
+    Factors<W> k = add<W>(s[0], alpha, y.beta, c);
     each(row.dim, [&](auto at) {
       auto a = at(x);
       emit(at, out, k.on_x * a + k.on_s * (a + y.size * at(v)));
@@ -208,7 +210,9 @@ struct Expmap {
     W c = row.scalar[0];
     double down;
     auto [xx, n] = measure<W>(x, v, row.dim, down);
-    Step<S> y = step(variable<S>(xx, 0), variable<S>(scale(n, 1.0 / down), 1), variable<S>(c, 2));
+    W alpha = rim(x, row.dim, xx, c);
+    S by_c = variable<S>(c, 2);
+    Step<S> y = step(rim_of(variable<S>(xx, 0), by_c, alpha), variable<S>(scale(n, 1.0 / down), 1), by_c);
     W size = y.size.v;
     auto p = sums<5, W>(row.dim, [&](auto at, auto* t) {
       auto a = at(x), b = at(v), s = a + size * b, e = at(row.cotangent);
@@ -219,7 +223,7 @@ struct Expmap {
       t[4] = s * e;
     });
     R ss = variable<R>(p[0], 0), square = variable<R>(xx, 1), beta = variable<R>(y.beta.v, 2), cc = variable<R>(c, 3);
-    Factors<R> k = add(ss, rim(square, cc), beta, cc);
+    Factors<R> k = add(ss, rim_of(square, cc, alpha), beta, cc);
     W slope[4];
     for (int i = 0; i < 4; i++) slope[i] = p[2] * k.on_x.d[i] + p[4] * k.on_s.d[i];
     // the step and its beta are functions of |x|^2, |v| and c in turn, and s of the step

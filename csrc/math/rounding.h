@@ -68,6 +68,10 @@ HYPERBOLIC_INLINE typename Narrow<V>::Short to_half(V v) {
   return converted<typename Narrow<V>::Short>(I(r | ((b >> 16) & 0x8000)));
 }
 
+// One step of the last bit brings back a point that rounding has moved out of the ball; the others are for the error of
+// the formula itself.
+inline constexpr int MOST_STEPS_INSIDE = 4;
+
 inline constexpr double LARGEST_BFLOAT16 = 0x1.fep127, LARGEST_HALF = 65504;
 
 HYPERBOLIC_INLINE float from_bfloat16(uint16_t a) { return from_bits<float>(int32_t(uint32_t(a) << 16)); }

@@ -5,7 +5,7 @@
 // unwanted, and adds to the cotangents of the scalars.
 #pragma once
 
-#include "pair.h"
+#include "rim.h"
 
 namespace hyperbolic::HYPERBOLIC_ISA {
 
@@ -19,11 +19,12 @@ struct Row {
   W g;
 };
 
-// The length of a vector in units of 1/down, and its product, in these units, with the cotangent if there is one.
+// The length of a vector in units of 1/down, its square, and its product, in these units, with the cotangent if there
+// is one.
 template <class W>
 struct Length {
   double down;
-  W n, product;
+  W n, square, product;
 };
 
 template <bool with_product, class W, class T>
@@ -37,15 +38,20 @@ HYPERBOLIC_INLINE Length<W> length(const T* v, [[maybe_unused]] const T* cotange
     t[0] = a * a;
     if constexpr (with_product) t[1] = a * at(cotangent);
   });
-  return {down, sqrt(s[0]), s[with_product]};
+  return {down, sqrt(s[0]), s[0], s[with_product]};
 }
 
 inline constexpr int RADIAL = 3;  // length and up to two scalars
 
-template <class Formula, class S, class W, class T>
+// Of a point of the ball, a formula gets alpha = 1 - c n^2 too.
+template <class Formula, bool of_ball_point, class S, class W, class T>
 HYPERBOLIC_INLINE S radial(const Length<W>& l, const Row<W, T>& row) {
-  S n = variable<S>(scale(l.n, 1.0 / l.down), 0), c = variable<S>(row.scalar[0], 1);
-  if constexpr (Formula::scalars == 2) {
+  const double up = 1.0 / l.down;
+  S n = variable<S>(scale(l.n, up), 0), c = variable<S>(row.scalar[0], 1);
+  if constexpr (of_ball_point) {
+    W alpha = rim(row.vector[0], row.dim, scale(scale(l.square, up), up), row.scalar[0]);
+    return Formula::template of<S>(n, c, rim_of(n * n, c, alpha));
+  } else if constexpr (Formula::scalars == 2) {
     return Formula::template of<S>(n, c, variable<S>(row.scalar[1], 2));
   } else {
     return Formula::template of<S>(n, c);
@@ -53,7 +59,7 @@ HYPERBOLIC_INLINE S radial(const Length<W>& l, const Row<W, T>& row) {
 }
 
 // v times a function `of` its length and the scalars.
-template <class Formula>
+template <class Formula, bool of_ball_point = false>
 struct RadialMap : Formula {
   static constexpr int vectors = 1;
   static constexpr bool returns_vector = true;
@@ -61,7 +67,7 @@ struct RadialMap : Formula {
   template <class W, class T, class Out>
   static HYPERBOLIC_CALL void value(const Row<W, T>& row, Out out) {
     const T* v = row.vector[0];
-    W k = radial<Formula, W>(length<false, W>(v, v, row.dim), row);
+    W k = radial<Formula, of_ball_point, W>(length<false, W>(v, v, row.dim), row);
     each(row.dim, [&](auto at) { emit(at, out, k * at(v)); });
   }
 
@@ -69,7 +75,7 @@ struct RadialMap : Formula {
   static HYPERBOLIC_CALL void pull(const Row<W, T>& row, const Out* target, W* g) {
     const T *v = row.vector[0], *cotangent = row.cotangent;
     Length<W> l = length<true, W>(v, cotangent, row.dim);
-    auto k = radial<Formula, Dual<W, RADIAL>>(l, row);
+    auto k = radial<Formula, of_ball_point, Dual<W, RADIAL>>(l, row);
     // v (slope/n) (v.g), all but the slope in units of 1/down
     W along = head(l.n) == 0 ? W(0.0) : k.d[0] * l.product / l.n;
     if (wanted(target[0])) {
@@ -81,7 +87,7 @@ struct RadialMap : Formula {
 };
 
 // A function `of` the length of v and the scalars.
-template <class Formula>
+template <class Formula, bool of_ball_point = false>
 struct RadialScalar : Formula {
   static constexpr int vectors = 1;
   static constexpr bool returns_vector = false;
@@ -89,14 +95,14 @@ struct RadialScalar : Formula {
   template <class W, class T>
   static HYPERBOLIC_CALL W value(const Row<W, T>& row) {
     const T* v = row.vector[0];
-    return radial<Formula, W>(length<false, W>(v, v, row.dim), row);
+    return radial<Formula, of_ball_point, W>(length<false, W>(v, v, row.dim), row);
   }
 
   template <class W, class T, class Out>
   static HYPERBOLIC_CALL void pull(const Row<W, T>& row, const Out* target, W* g) {
     const T* v = row.vector[0];
     Length<W> l = length<false, W>(v, v, row.dim);
-    auto f = radial<Formula, Dual<W, RADIAL>>(l, row);
+    auto f = radial<Formula, of_ball_point, Dual<W, RADIAL>>(l, row);
     // 0 at the origin, where there is no direction
     W along = head(l.n) == 0 ? W(0.0) : scale(row.g * f.d[0] / l.n, l.down);
     if (wanted(target[0])) each(row.dim, [&](auto at) { emit(at, target[0], along * at(v)); });

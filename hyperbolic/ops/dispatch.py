@@ -285,6 +285,7 @@ class Op:
         point: "ball" for a result that must stay strictly inside a ball, "lorentz" for one whose coordinates must stay
             finite.
         inside: names of the arguments that ``checks()`` wants inside the ball.
+        space: names of the arguments that are points of the hyperboloid, of which ``checks()`` wants space components.
     """
 
     def __init__(
@@ -294,10 +295,11 @@ class Op:
         signature: str,
         point: str = "",
         inside: tuple[str, ...] = (),
+        space: tuple[str, ...] = (),
     ):
         inputs, result = re.sub(r"\s", "", signature).split("->")
         parameters = [p.split(":") for p in inputs.split(",")]
-        self.title, self.point, self.inside = title, point, inside
+        self.title, self.point, self.inside, self.space = title, point, inside, space
         self.names = tuple(name for name, _ in parameters)
         self.cores = tuple(Core.parse(core) for _, core in parameters)
         self.ranks = tuple(core.dims for core in self.cores)
@@ -343,7 +345,7 @@ class Op:
 
     def check_values(self, tensors: Sequence[Tensor]) -> None:
         if not any(map(is_abstract, tensors)):
-            validation.values(self.title, self.names, self.ranks, self.inside, tensors)
+            validation.values(self.title, self.names, self.ranks, self.inside, self.space, tensors)
 
     def _plain(self, args: Sequence[Scalar]) -> list[Tensor] | None:
         """``args`` if they need no further checks: vectors of one shape and type and numbers, on the CPU."""

@@ -40,7 +40,7 @@ class PairsOp(Op):
 
     def __init__(self, title: str, rows: Op):
         self.rows = rows
-        super().__init__(title, None, "x:N*D, y:M*D, c:1 -> N*M~", inside=rows.inside)
+        super().__init__(title, None, "x:N*D, y:M*D, c:1 -> N*M~", inside=rows.inside, space=rows.space)
 
     def make_level(self, name: str) -> Level:
         return PairsLevel(self, name, self.rows.level, self.cores)

@@ -57,12 +57,15 @@ def radius_limit(c: Variable, largest: Variable) -> Variable:
     return where(limit.head < _OVERFLOW, limit, _OVERFLOW)
 
 
-def shorten(v: Variable, c: Variable, limit: Variable) -> Variable:
-    t = sqrt(c) * norm(v)
-    beyond = t.head > limit.head
+def shorten(v: Variable, c: Variable, limit: Variable, target: Variable | None = None) -> Variable:
+    """``v`` where ``sqrt(c)|v| <= limit``, else the vector on its ray where that is ``target``, or ``limit`` itself."""
+    scales = unit_scale(v)  # |v| itself may overflow
+    unit = v if scales is None else scale(v, scales[1])
+    t = sqrt(c) * sqrt(dot(unit, unit))
+    beyond = (t.head if scales is None else t.head * scales[0]) > limit.head
     if not bool(beyond.any()) and beyond.device.type == "cpu":
         return v
-    return where(beyond, v / where(beyond, t, 1.0) * limit, v)
+    return where(beyond, unit / where(beyond, t, 1.0) * (limit if target is None else target), v)
 
 
 def logmap0(x: Variable, c: Variable) -> Variable:
@@ -213,9 +216,9 @@ def centroid(points: Variable, weights: Variable, c: Variable) -> Variable:
 def half_aperture(x: Variable, c: Variable, min_radius: Variable) -> Variable:
     """``asin(k/n)``, n = sqrt(c)|x|, k = 2 min_radius, as an arctangent; pi/2 for n <= k."""
     n, k = sqrt(c) * norm(x), min_radius * 2.0
-    outside = n.head > k.head
-    safe = where(outside, n, full_like(n, 1.0) + k)
-    return where(outside, atan2(k, sqrt((safe - k) * (safe + k))), full_like(n, HALF_PI))
+    close = n.head <= k.head
+    safe = where(close, full_like(n, 1.0) + k, n)
+    return where(close, full_like(n, HALF_PI), atan2(k, sqrt((safe - k) * (safe + k))))
 
 
 def exterior_angle(x: Variable, y: Variable, c: Variable) -> Variable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyperbolic.reference import lorentz_distance, poincare
-from hyperbolic.reference.autodiff import Variable, dot, sqrt
+from hyperbolic.reference.autodiff import Variable, sqrt
 
 lorentz_to_poincare = poincare.from_lorentz
 poincare_to_lorentz = poincare.to_lorentz
@@ -18,7 +18,7 @@ def klein_to_lorentz(x: Variable, c: Variable) -> Variable:
 
 
 def poincare_to_klein(x: Variable, c: Variable) -> Variable:
-    return x * 2.0 / (c * dot(x, x) + 1.0)
+    return x * 2.0 / (2.0 - poincare.rim(x, c))
 
 
 def klein_to_poincare(x: Variable, c: Variable) -> Variable:

@@ -7,14 +7,40 @@ well-conditioned form in space components goes through the hyperboloid.
 
 from __future__ import annotations
 
-from hyperbolic.reference import lorentz, lorentz_distance
-from hyperbolic.reference.autodiff import Variable, atan2, dot, full_like, log, log1p, matvec, sqrt, where
+import math
+
+import torch
+
+from hyperbolic.reference import lorentz, lorentz_distance, wide
+from hyperbolic.reference.autodiff import Variable, atan2, dot, full_like, log, log1p, matvec, scale, sqrt, where
 from hyperbolic.reference.special import asinhc, gram, norm, stumpff, tanhc
+
+# Below this, 1 - c|x|^2 is found in double-double for float32 data too.
+_NEAR_RIM = 2.0**-23
 
 
 def rim(x: Variable, c: Variable) -> Variable:
-    """``alpha = 1 - c|x|^2``."""
-    return 1.0 - c * dot(x, x)
+    """``alpha = 1 - c|x|^2``, to the last digit of the data however little is left.
+
+    NaN on the rim, outside and for what is not finite, with a derivative of NaN: then so is all that is made of it.
+    """
+    alpha = 1.0 - c * dot(x, x)
+    if not isinstance(alpha.value, wide.DoubleDouble):
+        near = ~(alpha.head > _NEAR_RIM)
+        if near.device.type == "cpu" and not bool(near.any()):
+            return alpha
+        exact = torch.where(near, wide.rim(x.value, c.value).hi, alpha.value)
+        alpha = Variable(exact, [(alpha, lambda g: g)])
+    return _where_positive(alpha, alpha)
+
+
+def inside(x: Variable, c: Variable) -> Variable:
+    """``x`` where it is a point of the ball, else NaN: for formulas that have no use for its ``rim``."""
+    return _where_positive(x, rim(x, c))
+
+
+def _where_positive(x: Variable, sign: Variable) -> Variable:
+    return scale(x, torch.where(sign.head > 0, 1.0, math.nan).to(torch.float64))
 
 
 def conformal_factor(x: Variable, c: Variable) -> Variable:
@@ -161,9 +187,7 @@ def centroid(points: Variable, weights: Variable, c: Variable) -> Variable:
 
 def project(x: Variable, c: Variable, margin: Variable) -> Variable:
     """``x`` where ``sqrt(c)|x| <= 1 - margin``, else the point at ``1 - 1.5 margin`` on its ray."""
-    n = sqrt(c) * norm(x)
-    beyond = n.head > (1.0 - margin).head
-    return where(beyond, x * ((1.0 - margin * 1.5) / where(beyond, n, 1.0)), x)
+    return lorentz.shorten(x, c, 1.0 - margin, 1.0 - margin * 1.5)
 
 
 # --- angles and horospheres --------------------------------------------------------------------------------------
@@ -175,10 +199,11 @@ def half_aperture(x: Variable, c: Variable, min_radius: Variable) -> Variable:
 
 def exterior_angle(x: Variable, y: Variable, c: Variable) -> Variable:
     """From the components of ``log_x y`` across and along ``x``, both times |x|."""
+    y, alpha = inside(y, c), rim(x, c)
     difference = x - y
     square = c * dot(difference, difference)
-    along = square * dot(x, x) + rim(x, c) * dot(difference, x)
-    return atan2(rim(x, c) * sqrt(gram(y, x)), 0.0 - along)
+    along = square * dot(x, x) + alpha * dot(difference, x)
+    return atan2(alpha * sqrt(gram(y, x)), 0.0 - along)
 
 
 def busemann(x: Variable, direction: Variable, c: Variable) -> Variable:

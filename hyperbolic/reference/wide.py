@@ -190,21 +190,30 @@ def round_to(x: Wide, dtype: torch.dtype) -> Tensor:
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+def rim(x: Tensor, c: Tensor) -> DoubleDouble:
+    """``1 - c|x|^2``, exact to 1e-31, of float64 tensors (..., D) and (..., 1): positive inside the ball alone."""
+    square: DoubleDouble = total(DoubleDouble(*two_prod(x, x)), -1)
+    return 1.0 - square * c
+
+
+# One step of the last bit brings back a point that rounding has moved out of the ball; the others are for the error of
+# the formula itself.
+_MOST_STEPS_INSIDE = 4
+
+
 def round_inside(x: Wide, c: Tensor, dtype: torch.dtype) -> Tensor:
     """``x`` rounded to ``dtype``, towards the origin in its last bits where that leaves the open ball ``c|x|^2
     < 1``.
     """
-    y = round_to(x, dtype)
-    bits = y.view(_BITS[dtype.itemsize])
-    while True:
-        z = lift(bits.view(dtype), True)
-        square = total(z * z, -1) * c
+    bits = round_to(x, dtype).view(_BITS[dtype.itemsize])
+    for _ in range(_MOST_STEPS_INSIDE):
         # |x|^2 is good to 1e-31 here, and a step of the last bit moves it by 1e-16 at least.
-        outside = (square - 1.0).hi > -1e-30
+        outside = rim(bits.view(dtype).to(torch.float64), c).hi < 1e-30
         if not bool(outside.any()):
-            return bits.view(dtype)
+            break
         # Subtracting 1 from the pattern is one step towards 0, for either sign and in every format.
         bits = torch.where(outside & ((bits << 1) != 0), bits - 1, bits)
+    return bits.view(dtype)
 
 
 def power_of_two(k: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ inline void move_inside(const Operand& x, int64_t start, int64_t dim, double c) 
       if (Bits(p[k] << 1) != 0) p[k] = Bits(p[k] - 1);
     }
   };
-  while (excess(c) > -1e-9 && head(excess(Wide(c))) > -1e-30) {
+  for (int i = 0; i < MOST_STEPS_INSIDE && excess(c) > -1e-9 && head(excess(Wide(c))) > -1e-30; i++) {
     void* row = at_element(const_cast<void*>(x.data), x.dtype, start);
     if (x.dtype == Dtype::float64) {
       step(static_cast<uint64_t*>(row));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../../math/pairwise.h"
+#include "../../math/rim.h"
 #include "matrix.h"
 #include "product.h"
 
@@ -10,11 +11,13 @@ namespace hyperbolic::HYPERBOLIC_ISA {
 
 template <class T>
 inline RowInvariants invariants(const T* row, int64_t dim, Model model, double c) {
-  auto [square] = sums<1, WideFor<T>>(dim, [&](auto at, auto* t) {
+  using W = WideFor<T>;
+  auto [square] = sums<1, W>(dim, [&](auto at, auto* t) {
     auto x = at(row);
     t[0] = x * x;
   });
-  return row_invariants<WideFor<T>>(model, square, c);
+  const W alpha = model == Model::poincare ? rim<W>(row, dim, square, c) : W(1.0);
+  return row_invariants<W>(model, square, alpha, c);
 }
 
 template <class T>

@@ -1,7 +1,7 @@
 """What the kernels over all pairs need of each row, written once: its coordinates in parts, and four numbers.
 
-The numbers are those of ``row_invariants`` in csrc/math/pairwise.h, from |x|^2 accumulated wide: in float64 for float32
-data, in double-double for float64 data, because 1 - c|x|^2 of a ball's point near the rim is what |x|^2 leaves over.
+The numbers are those of ``row_invariants`` in csrc/math/pairwise.h, from |x|^2 accumulated in double-double, because
+1 - c|x|^2 of a ball's point near the rim is what |x|^2 leaves over.
 """
 
 from __future__ import annotations
@@ -78,12 +78,9 @@ def _describe(
             x = x.to(tl.float32)
         store_parts(parts + i * width + k, count.to(tl.int64) * width, x, k < width, parts_count)
         x = x.to(tl.float64)
-        if wide:
-            p, e = two_prod(x, x)
-            high, rest = two_sum(high, p)
-            low += rest + e
-        else:
-            high += x * x
+        p, e = two_prod(x, x)
+        high, rest = two_sum(high, p)
+        low += rest + e
     for step in tl.static_range(halvings):
         first, second = tl.split(tl.reshape(high, (rows, columns >> (step + 1), 2)))
         low_first, low_second = tl.split(tl.reshape(low, (rows, columns >> (step + 1), 2)))
