@@ -27,16 +27,17 @@ HYPERBOLIC_INLINE W rim(const T* x, int64_t dim, W square, W c) {
   return head(alpha) > 0 ? alpha : W(std::numeric_limits<double>::quiet_NaN());
 }
 
-// alpha with its derivatives by |x|^2 and c, given its value.
-template <class S>
-HYPERBOLIC_INLINE S rim_of(const S& square, const S& c, PlainOf<S> alpha) {
-  if constexpr (std::is_same_v<S, PlainOf<S>>) {
-    return alpha;
-  } else {
-    S r = 1.0 - c * square;
-    r.v = alpha;
-    return r;
-  }
+// alpha with its derivatives, those of 1 - c|x|^2, given its value.
+template <class W>
+HYPERBOLIC_INLINE W rim_of(const W&, const W&, W alpha) {
+  return alpha;
+}
+template <class W, int N>
+HYPERBOLIC_INLINE Dual<W, N> rim_of(const Dual<W, N>& square, const Dual<W, N>& c, W alpha) {
+  Dual<W, N> r;
+  r.v = alpha;
+  for (int i = 0; i < N; i++) r.d[i] = -(c.d[i] * square.v + c.v * square.d[i]);
+  return r;
 }
 
 }  // namespace hyperbolic::HYPERBOLIC_ISA
