@@ -130,6 +130,17 @@ def crowd(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x, good
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_project(dtype: torch.dtype) -> None:
+    """Every finite row ends inside, however long; no other does."""
+    x = torch.tensor([r[0] for r in ROWS] + [[torch.finfo(dtype).max] * 5], dtype=dtype)
+    c = torch.tensor([r[1] for r in ROWS] + [1.0], dtype=torch.float64)
+    finite = torch.tensor([all(map(math.isfinite, row)) for row in x.tolist()])
+    p = poincare.project(x, c=c)
+    assert_rows(p, finite)
+    assert_rows(poincare.dist0(p, c=c), finite)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_all_pairs(dtype: torch.dtype) -> None:
     """Rows and columns of a matrix that is made in tiles, and its gradient."""

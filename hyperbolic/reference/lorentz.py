@@ -7,6 +7,10 @@ Points and tangents are their space components, (..., D). Scalars, the curvature
 
 from __future__ import annotations
 
+import math
+
+import torch
+
 from hyperbolic.reference.autodiff import (
     Variable,
     atan2,
@@ -58,14 +62,19 @@ def radius_limit(c: Variable, largest: Variable) -> Variable:
 
 
 def shorten(v: Variable, c: Variable, limit: Variable, target: Variable | None = None) -> Variable:
-    """``v`` where ``sqrt(c)|v| <= limit``, else the vector on its ray where that is ``target``, or ``limit`` itself."""
+    """``v`` where ``sqrt(c)|v| <= limit``, else the vector on its ray where that is ``target``, or ``limit`` itself.
+
+    NaN in all coordinates where one is not finite.
+    """
     scales = unit_scale(v)  # |v| itself may overflow
     unit = v if scales is None else scale(v, scales[1])
     t = sqrt(c) * sqrt(dot(unit, unit))
-    beyond = (t.head if scales is None else t.head * scales[0]) > limit.head
+    beyond = ~((t.head if scales is None else t.head * scales[0]) <= limit.head)
     if not bool(beyond.any()) and beyond.device.type == "cpu":
         return v
-    return where(beyond, unit / where(beyond, t, 1.0) * (limit if target is None else target), v)
+    shortened = unit / where(beyond, t, 1.0) * (limit if target is None else target)
+    finite = torch.where(t.head.isfinite(), 1.0, math.nan).to(torch.float64)
+    return where(beyond, scale(shortened, finite), v)
 
 
 def logmap0(x: Variable, c: Variable) -> Variable:
