@@ -148,6 +148,8 @@ def evaluate(
     What is not given is as in the first adapter's run. Run again, what is in results.json is not done again; and the
     table says where a test set was read for more than one choice.
     """
+    for folder in adapter or ():
+        _check_adapter(folder)
     from icl.plan import Plan
     from icl.plan import evaluate as execute
     from icl.result_tables import columns_of, for_terminal, markdown
@@ -177,6 +179,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show what an adapter is, and whether it fits a model."""
+    _check_adapter(folder)
     from icl.adapters.base import AdapterConfig
     from icl.adapters.storage import count_parameters, read_config
     from icl.run_folder import read_run
@@ -207,6 +210,14 @@ def info(
         shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
         table.add_row(key, Text(f"{shown:,}" if isinstance(shown, int) else str(shown)))
     OUT.print(table)
+
+
+def _check_adapter(folder: Path) -> None:
+    """Say that there is none before seconds of imports."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: name one that icl train --out has made")
+    if not any((folder / name).exists() for name in ("adapter_config.json", "run.json")):
+        raise ValueError(f"{folder} cannot be read as an adapter, it has no adapter_config.json")
 
 
 def _learned(record: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import logging
 import math
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +18,7 @@ from hyperbolic.version import __version__
 from icl import internals, rates
 from icl.adapters import Adapters, attach
 from icl.checkpoints import newest_whole, prune
-from icl.examples import Demonstrated
+from icl.examples import Demonstrated, text_of
 from icl.fitting import fit_examples
 from icl.models import identity, load_model
 from icl.prompt import Collator
@@ -34,7 +34,7 @@ from icl.run_folder import (
     write_run,
 )
 from icl.runs import Run
-from icl.splits import FileSplit, open_split, sample
+from icl.splits import FileSplit, Split, open_split, sample
 from icl.train import DistillTrainer, answer_accuracy, training_arguments
 
 Step = Callable[[int, int, float | None], None]
@@ -85,6 +85,8 @@ def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, A
             return record
         set_seed(seed)
         model, processor = load_model(run.model)
+        if hasattr(processor, "check_words"):  # the testbed's: all words at once, before any is learned
+            processor.check_words(_texts(splits.values()))
         if digests["model"] is None:  # of the hub, and here only now
             digests["model"] = identity(run.model)
             check_unchanged(record, run, digests, out)
@@ -107,6 +109,15 @@ def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, A
         write_run(record, out)  # last: what is said to be finished is there
         remove_checkpoints(out)
     return record
+
+
+def _texts(splits: Iterable[Split]) -> Iterator[str]:
+    """What rows of files ask and answer."""
+    for split in splits:
+        if isinstance(split, FileSplit):
+            for row, answer in enumerate(split.records.answers):
+                yield text_of(split.records, row, split.show.prompt)
+                yield answer or ""
 
 
 def _new_record(run: Run) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icl import source
-from icl.fields import is_file, plain
+from icl.fields import LISTS, TEXTS, is_file, plain
+from icl.typed import meant
 
 # Rows that are checked at a time.
 _BATCH = 1 << 10
@@ -98,6 +99,10 @@ class Records:
             {"question": "", **{n: v for n, v in fields.items() if n not in _NO_FIELDS}, "id": self.ids[row]},
         )
 
+    @property
+    def columns(self) -> list[str]:
+        return list(self._rows.column_names)
+
     def where(self, row: int) -> str:
         """File and line of a row, for messages."""
         return self._places[row] if self._places else f"{self._path or 'records'}, row {row}"
@@ -158,9 +163,10 @@ class Records:
             if isinstance(image, str) and not os.path.isfile(image):  # Path.is_file raises for names that are too long
                 raise ValueError(f"there is no image {image}")
         if not images and _text(values.get("question")) is None:
-            names = [f"{name} must be written {name.lower()}" for name in values if name.lower() in _ASKED - {name}]
-            hint = ", ".join(names) or f"the columns are {', '.join(values)}"
-            raise ValueError(f"there must be an image or a question, got neither: {hint}")
+            raise ValueError(
+                f"there must be an image or a question, got neither: the columns are {', '.join(values)}"
+                + meant(values, (*TEXTS, *LISTS))
+            )
 
 
 def _images(values: Mapping[str, Any]) -> list[Any]:

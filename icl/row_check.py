@@ -12,8 +12,10 @@ from pathlib import Path
 
 from icl.embed import Failure
 from icl.examples import Demonstrated, text_of
+from icl.fields import LISTS, TEXTS
 from icl.records import Records
 from icl.splits import Drawn, Examples
+from icl.typed import meant
 
 FAILURES_FILE = "failures.jsonl"
 # Rows that an error shows.
@@ -89,7 +91,8 @@ def _unfit(
         if isinstance(own, Failure):
             continue
         if ask and records.answers[row] is None:
-            yield (records, row), Failure(row, records.where(row), "there is no answer to learn from or compare with")
+            reason = "there is no answer to learn from or compare with" + meant(records.columns, (*TEXTS, *LISTS))
+            yield (records, row), Failure(row, records.where(row), reason)
             continue
         # by content, and by id
         others = len(pool) - counts[own] - (shows.get(records.ids[row], own) != own)

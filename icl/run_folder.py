@@ -14,12 +14,17 @@ from filelock import FileLock, Timeout
 from icl.adapters.storage import CONFIG_FILE, WEIGHTS_FILE
 from icl.checkpoints import CHECKSUMS_FILE, checkpoints_in, digest_file, write_atomically
 from icl.runs import Run
+from icl.typed import brief, same_format
 
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 LOCK_FILE = ".lock"
 FORMAT = 1
-_WANTED: dict[str, Any] = {"run": dict, "finished": bool, "seconds": (int, float)}
+_OPTIONAL: dict[str, Any] = {"digests": {}, "files": {}, "parameters": 0}
+_WANTED: dict[str, tuple[type, ...]] = {
+    "run": (dict,), "finished": (bool,), "seconds": (int, float), "digests": (dict,), "files": (dict,),
+    "parameters": (int,),
+}  # fmt: skip
 
 
 def read_run(folder: str | Path) -> dict[str, Any] | None:
@@ -32,11 +37,11 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
+        if not isinstance(record, dict) or not same_format(record.get("format"), FORMAT):
             raise ValueError(f"it must be of format {FORMAT}, the one that this version reads")
         for name, kind in _WANTED.items():
-            if not isinstance(record.get(name), kind):
-                raise ValueError(f"{name} is missing, or of another type: {record.get(name)!r:.100}")
+            if type(record.get(name, _OPTIONAL.get(name))) not in kind:
+                raise ValueError(f"{name} is missing, or of another type: {brief(record.get(name))}")
         Run.from_dict(record["run"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error

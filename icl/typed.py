@@ -49,6 +49,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f", only {', '.join(sorted(known))}"
 
 
+def meant(names: Iterable[str], known: Iterable[str]) -> str:
+    """The end of a message about columns: which of them nearly have a name that means something.
+
+    >>> meant(["Image", "Question", "n"], ["image", "question"])
+    '; did you mean image by Image and question by Question?'
+    """
+    near = {name: get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.8) for name in names}
+    pairs = [f"{close[0]} by {name}" for name, close in near.items() if close and close[0] != name]
+    return f"; did you mean {' and '.join(pairs)}?" if pairs else ""
+
+
 def convert(name: str, kind: Any, value: Any) -> Any:
     """Return the value as a field of this type has it: a list as a tuple, the text 5e-3 of YAML as a number.
 

@@ -13,6 +13,7 @@ Two ways of writing the same chat. "base" is as short as can be, one token an im
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +81,8 @@ class Idefics2Processor(transformers.Idefics2Processor):
     It has the name of the class that it extends, because the files that it saves say by which class they are loaded.
     """
 
-    def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
-        """As it is written. ``ValueError`` names the words that the testbed does not know."""
-        chats = conversation if isinstance(conversation[0], list) else [conversation]
-        contents = [message["content"] for chat in chats for message in chat]
-        parts = [part for content in contents if not isinstance(content, str) for part in content]
-        texts = [content for content in contents if isinstance(content, str)]
-        texts += [part["text"] for part in parts if part["type"] == "text"]
+    def check_words(self, texts: Iterable[str]) -> None:
+        """``ValueError`` lists the words of the texts that the testbed does not know."""
         words = {word for text in texts for word in _BETWEEN.split(text)}
         if unknown := sorted(words - set(self.tokenizer.get_vocab()) - {""}):
             listed = ", ".join(unknown[:_LISTED]) + (f" and {len(unknown) - _LISTED} more" if unknown[_LISTED:] else "")
@@ -95,6 +91,15 @@ class Idefics2Processor(transformers.Idefics2Processor):
                 f"{WORDS[1]} and {DIGITS[0]}, and these are not among them: {listed}. For other words, name another "
                 "model"
             )
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
+        """As transformers does it, with :meth:`check_words` before."""
+        chats = conversation if isinstance(conversation[0], list) else [conversation]
+        contents = [message["content"] for chat in chats for message in chat]
+        parts = [part for content in contents if not isinstance(content, str) for part in content]
+        texts = [content for content in contents if isinstance(content, str)]
+        texts += [part["text"] for part in parts if part["type"] == "text"]
+        self.check_words(texts)
         return super().apply_chat_template(conversation, *args, **options)
 
 

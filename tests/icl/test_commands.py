@@ -400,9 +400,10 @@ def test_run_that_is_wrong_is_told_in_one_line(change: dict[str, Any], message: 
         (["train", *DATA, "--method", "live", "--data", "testbed:options/all"], "the split must be one of train"),
         (["train", *DATA, "--method", "live", "--data", "no.jsonl"], "there is nothing at no.jsonl"),
         (["train", "no.yaml"], "No such file"),
-        (["eval", "--data", "test.jsonl", "--model", "testbed", "--adapter", "no"], "cannot be read"),
+        (["eval", "--data", "test.jsonl", "--model", "testbed", "--adapter", "no"], "there is no folder no"),
         (["eval", "--data", "testbed:options", "--model", "testbed", "--shots", "17"], "shots must be at most 16"),
-        (["adapters", "info", "no"], "cannot be read"),
+        (["adapters", "info", "no"], "there is no folder no"),
+        (["adapters", "info", "images"], "images cannot be read as an adapter, it has no adapter_config.json"),
     ],
 )
 def test_errors_are_told_in_one_line(args: list[str], message: str, here: Path) -> None:
@@ -410,6 +411,37 @@ def test_errors_are_told_in_one_line(args: list[str], message: str, here: Path) 
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not Path("out/adapter").exists()
+
+
+def test_words_that_the_testbed_does_not_know_are_refused(here: Path) -> None:
+    rows = [json.loads(line) for line in Path("train.jsonl").read_text().splitlines()]
+    words = ["zebra", "apple pie", "kettle"]
+    lines = [json.dumps({**row, "answer": words[i % 3], "question": "which?"}) for i, row in enumerate(rows)]
+    Path("foreign.jsonl").write_text("\n".join(lines))
+    result = run("train", *FAST, "--data", "foreign.jsonl", "--method", "hificl", "--out", "a", code=1)
+    for word in ("which?", "zebra", "pie"):
+        assert word in result.stderr
+    assert result.stderr.count("\n") == 1
+    _, processor = testbed.load()
+    text = " is zebra<end_of_utterance>pie is"
+    with pytest.raises(ValueError, match=r"these are not among them: pie, zebra\. For"):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": text}]}])
+
+
+@pytest.mark.parametrize(
+    ("columns", "hint"),
+    [
+        ({"image": "Image", "answer": "answer"}, "did you mean image by Image?"),
+        ({"image": "Images", "answer": "Answer"}, "did you mean images by Images and answer by Answer?"),
+        ({"image": "IMAGE", "answer": "answers"}, "did you mean image by IMAGE?"),
+        ({"image": "image", "answer": "Answer"}, "did you mean answer by Answer?"),
+    ],
+)
+def test_columns_nearly_right_get_the_right_name(columns: dict[str, str], hint: str, here: Path) -> None:
+    rows = [json.loads(line) for line in Path("train.jsonl").read_text().splitlines()]
+    lines = [json.dumps({columns["image"]: row["image"], columns["answer"]: row["answer"]}) for row in rows]
+    Path("odd.jsonl").write_text("\n".join(lines).replace('"answers": "', '"answer": "'))
+    assert hint in run("train", *FAST, "--data", "odd.jsonl", "--method", "hificl", "--out", "a", code=1).stderr
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from icl.adapters.storage import read_config
 from icl.bank import AnchorBank
 from icl.cli import app
 from icl.objective import Objective
+from icl.run_folder import read_run
 from icl.runs import Data, Run, Training, read_yaml
 from tests.icl.test_cli import points, write_rows
 
@@ -43,6 +44,7 @@ def run(*args: Any) -> Result:
     if result.exit_code == 1:
         assert (result.stdout, result.stderr.count("\n")) == ("", 1), (args, result.output)
         assert len(result.stderr) < 2000, (args, result.stderr)
+        assert ".rs:" not in result.stderr, (args, result.stderr)
     return result
 
 
@@ -264,6 +266,25 @@ def test_weights_that_are_not_finite_are_refused(value: float, saved: Path, tmp_
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="floating point"):
         Adapters.from_pretrained(model, tmp_path)
+
+
+def test_every_field_of_run_json_missing_or_odd(tmp_path: Path) -> None:
+    right: dict[str, Any] = {
+        "format": 1, "run": Run.from_dict(VALID).to_dict(), "finished": True, "seconds": 1.0, "versions": {},
+        "digests": {}, "files": {}, "examples": {}, "parameters": 3,
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(right))
+    told = read_run(tmp_path)
+    assert told is not None
+    assert told["finished"]
+    for name in right.keys() - {"versions", "examples"}:
+        for value in [*ODD, ...]:
+            odd = {k: v for k, v in {**right, name: value}.items() if v is not ...}
+            (tmp_path / "run.json").write_text(json.dumps(odd))
+            told = refusal(read_run, tmp_path)
+            kept = type(value) is type(right[name]) or (name, type(value)) == ("seconds", int)
+            optional = value is ... and name in ("digests", "files", "parameters")
+            assert kept or optional or "run.json cannot be read" in told, (name, value)
 
 
 def test_too_little_memory_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

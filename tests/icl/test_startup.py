@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from icl.bank import AnchorBank
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = {"accelerate", "datasets", "hyperbolic", "huggingface_hub", "lance", "matplotlib", "numpy", "pandas", "PIL"}
@@ -74,8 +77,38 @@ def test_wrong_usage_imports_nothing_heavy(tmp_path: Path) -> None:
     "command",
     [
         ["bank", "info", "nowhere"], ["bank", "append", "nowhere", "rows.jsonl"], ["select", "nowhere", "--id", "a"],
-        ["bank", "search", "nowhere", "--id", "a"],
+        ["bank", "search", "nowhere", "--id", "a"], ["adapters", "info", "nowhere"],
+        ["eval", "--data", "rows.jsonl", "--adapter", "nowhere"],
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_told_before_torch_is_imported(command: list[str], tmp_path: Path) -> None:
     assert imported(command, folder=tmp_path).isdisjoint({"torch", "transformers", "lance", "hyperbolic"})
+
+
+SIGNAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has ignored
+target_module = sys.argv.pop(1)
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == target_module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from icl.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "rich.table", "icl.console", "torch", "torch.nn", "lance", "numpy"])
+def test_ctrl_c_while_it_starts_is_one_line(module: str, bank: Path) -> None:
+    """Sent when a module is about to be imported."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SIGNAL, module, "bank", "search", str(bank), "--id", "a"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped\n")
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return AnchorBank.build(tmp_path_factory.mktemp("bank") / "bank", {"id": ["a", "b"], "point": torch.eye(2)}).folder
