@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icl import source
-from icl.fields import LISTS, TEXTS, is_file, plain
+from icl.fields import is_file, plain
 from icl.typed import meant
 
 # Rows that are checked at a time.
@@ -163,10 +163,9 @@ class Records:
             if isinstance(image, str) and not os.path.isfile(image):  # Path.is_file raises for names that are too long
                 raise ValueError(f"there is no image {image}")
         if not images and _text(values.get("question")) is None:
-            raise ValueError(
-                f"there must be an image or a question, got neither: the columns are {', '.join(values)}"
-                + meant(values, (*TEXTS, *LISTS))
-            )
+            names = [f"{name} must be written {name.lower()}" for name in values if name.lower() in _ASKED - {name}]
+            hint = ", ".join(names) or f"the columns are {', '.join(values)}" + meant(values, _ASKED)
+            raise ValueError(f"there must be an image or a question, got neither: {hint}")
 
 
 def _images(values: Mapping[str, Any]) -> list[Any]:

@@ -431,9 +431,9 @@ def test_words_that_the_testbed_does_not_know_are_refused(here: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "hint"),
     [
-        ({"image": "Image", "answer": "answer"}, "did you mean image by Image?"),
-        ({"image": "Images", "answer": "Answer"}, "did you mean images by Images and answer by Answer?"),
-        ({"image": "IMAGE", "answer": "answers"}, "did you mean image by IMAGE?"),
+        ({"image": "Image", "answer": "answer"}, "Image must be written image"),
+        ({"image": "imgae", "answer": "answer"}, "did you mean image by imgae?"),
+        ({"image": "IMAGE", "answer": "answers"}, "IMAGE must be written image"),
         ({"image": "image", "answer": "Answer"}, "did you mean answer by Answer?"),
     ],
 )
