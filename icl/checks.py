@@ -64,7 +64,8 @@ def row_numbers(rows: Tensor | Sequence[int], count: int) -> Tensor:
         raise BankError(f"rows must be row numbers, got {numbers.dtype}")
     least, most = int(numbers.min()), int(numbers.max())
     if least < 0 or most >= count:
-        raise BankError(f"rows must be from 0 to {count - 1}, got {least} to {most}")
+        some = f"from 0 to {count - 1}" if count else "none, because the bank is empty"
+        raise BankError(f"rows must be {some}, got {least} to {most}")
     return numbers.long()
 
 

@@ -25,6 +25,7 @@ from icl.choices import Order as Order
 from icl.choices import Strategy as Strategy
 from icl.columns import vectors
 from icl.embed import Embedder, Failure
+from icl.filters import quoted
 from icl.ingest import Ingest
 from icl.schema import BankError
 from icl.source import Source
@@ -204,7 +205,7 @@ def has_depth(bank: AnchorBank) -> bool:
 def _cosine(bank: AnchorBank, given: dict[str, Tensor | None], wanted: int) -> Ranking:
     queries = {}
     for name, embeddings in given.items():
-        if embeddings is None or not embeddings.isfinite().all():
+        if not isinstance(embeddings, Tensor) or not embeddings.isfinite().all():
             raise BankError(f"select: the strategy compares the {name} of every query, and some have none")
         queries[name] = _unit(embeddings)
         width = bank.vectors(name)[0].shape[1]
@@ -251,9 +252,9 @@ def own_rows(bank: AnchorBank, queries: Queries) -> list[Tensor]:
     known = {"id": queries.ids or [None] * count, "digest": queries.digests or [None] * count}
     conditions = []
     for column, values in known.items():
-        quoted = sorted({"'" + value.replace("'", "''") + "'" for value in values if value is not None})
-        if quoted:
-            conditions.append(f"{column} IN ({', '.join(quoted)})")
+        literals = sorted({quoted(value) for value in values if value is not None})
+        if literals:
+            conditions.append(f"{column} IN ({', '.join(literals)})")
     found: dict[tuple[str, str | None], list[int]] = {}
     if conditions:
         rows = bank.where(" OR ".join(conditions))

@@ -105,6 +105,9 @@ def test_ids_and_conditions_are_different_arguments(tmp_path: Path) -> None:
     assert len(bank) == 0
     assert bank.search(torch.zeros(2, 2), 3).rows.shape == (2, 0)
     assert bank.where("id IS NOT NULL").tolist() == []
+    assert bank.take([]).num_rows == 0
+    with pytest.raises(BankError, match="rows must be none, because the bank is empty, got 0 to 0"):
+        bank.take([0])
     bank.compact()
     assert bank.append({"id": ["later"], "point": torch.zeros(1, 2)}) == 1
     assert bank.search(torch.zeros(1, 2), 3).rows.tolist() == [[0]]

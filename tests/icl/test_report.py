@@ -122,6 +122,26 @@ def test_facts(tmp_path: Path) -> None:
         report(bank, tmp_path / "page")
 
 
+@pytest.mark.parametrize(
+    "points",
+    [
+        torch.nn.functional.normalize(torch.randn(20, 8, generator=torch.Generator().manual_seed(0)), dim=1),
+        torch.ones(6, 3) + 1e-7 * torch.arange(6)[:, None],
+        torch.zeros(4, 2),
+        torch.ones(1, 3),
+        torch.tensor([[-2.0], [0.5], [1.0]]),
+    ],
+    ids=["unit vectors", "rounding apart", "the origin", "one row", "one dimension"],
+)
+def test_points_at_one_depth(tmp_path: Path, points: torch.Tensor) -> None:
+    """As every bank of embeddings is without a learned lift: one bar, and no histogram of rounding."""
+    bank = AnchorBank.build(tmp_path / "bank", {"point": points})
+    page = Page(report(bank, tmp_path / "page"))
+    assert page.text.count("Neighbours of ") == min(3, len(points))
+    shades = np.asarray(Image.open(tmp_path / "page" / "depth.png").convert("L"))
+    assert shades.std() > 5
+
+
 def test_readable() -> None:
     assert [readable(v) for v in (1234567, 0.123456, None, True, "a", ["a", 2], {"a": 0.5}, {})] == [
         "1,234,567", "0.1235", "none", "yes", "a", "a, 2", "a 0.5", "none",

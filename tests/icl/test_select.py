@@ -256,6 +256,7 @@ def test_errors(bank: AnchorBank, queries: Queries, tmp_path: Path) -> None:
         ({"k": 0}, "k must be from 1 to 50"),
         ({"k": 51}, "k must be from 1 to 50"),
         ({"queries": Queries(ids=["it's 3", None]), "k": 50, "strategy": "random"}, "k must be from 1 to 49"),
+        ({"queries": Queries(points=torch.ones(1, 4), ids=[7])}, "ids and values must be texts, got 7"),  # type: ignore[list-item]
         ({"queries": Queries(ids=["a"])}, "compares points, and the queries have none"),
         (
             {"queries": Queries(ids=["a"]), "strategy": "rices"},
