@@ -63,13 +63,7 @@ class AnchorBank:
     def open(cls, folder: str | Path, version: int | None = None) -> AnchorBank:
         """The bank at its latest version, or at ``version``. ``BankError`` says what is wrong and what to do."""
         folder = Path(folder)
-        meta = Meta.read(folder)
-        bank = cls(folder, meta, store.open_rows(folder, version))
-        names = set(bank.dataset.schema.names)
-        wanted = {"id", "point", "depth", "digest", *meta.widths}
-        if not wanted <= names or bank.dataset.schema.field("point").type != pa.list_(pa.float32(), meta.dim):
-            raise BankError(f"the rows of {folder} do not match its bank.json: restore it, or build the bank again")
-        return bank
+        return cls(folder, *store.open_bank(folder, version))
 
     @property
     def version(self) -> int:

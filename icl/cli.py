@@ -119,10 +119,13 @@ def append(
 @bank_app.command(epilog="Example: icl bank info bank")
 def info(bank: Bank, as_json: AsJson = False) -> None:
     """Show what is in a bank."""
-    opened = _open(bank)
-    from icl.report import facts, readable
+    from icl.schema import Meta
 
-    known = facts(opened)
+    Meta.read(bank)  # says that there is none before anything else is imported
+    from icl.facts import facts, readable
+    from icl.store import open_bank
+
+    known = facts(bank, *open_bank(bank))
     if as_json:
         return print_json(known)
     table = Table(show_header=False, box=None)

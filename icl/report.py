@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import torch
 from PIL import ImageOps
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from hyperbolic import plot
 from icl.bank import AnchorBank, Hits
 from icl.embed import load_image
+from icl.facts import facts, readable
 from icl.schema import VECTORS, BankError
 from icl.select import Queries, own_rows
 
@@ -80,25 +80,6 @@ score {{ "%.3f"|format(card.score) }}, <span>distance {{ "%.3f"|format(card.dist
 """)
 
 
-def facts(bank: AnchorBank) -> dict[str, Any]:
-    """What there is to know of a bank at a glance, of types that JSON has."""
-    depth = bank.table(["depth"]).column("depth").to_numpy()
-    quantiles = np.quantile(depth.astype(np.float64), (0, 0.5, 1)).tolist() if len(depth) else []
-    return {
-        "folder": str(bank.folder),
-        "rows": len(bank),
-        "dimension": bank.meta.dim,
-        "c": bank.meta.c,
-        "embedder": bank.meta.embedder,
-        "lift": bank.lift is not None,
-        "columns": [name for name in bank.dataset.schema.names if name not in VECTORS],
-        "embeddings": bank.meta.widths,
-        "version": bank.version,
-        "versions": len(bank.versions()),
-        "depth": dict(zip(("least", "median", "greatest"), quantiles)),
-    }
-
-
 def report(
     bank: AnchorBank,
     folder: str | Path,
@@ -142,7 +123,7 @@ def report(
     _save(figure, folder / "depth.png")
     page = _PAGE.render(
         name=bank.folder.resolve().name,
-        facts={key: readable(value) for key, value in facts(bank).items()},
+        facts={key: readable(value) for key, value in facts(bank.folder, bank.meta, bank.dataset).items()},
         shown=min(_SAMPLE, len(bank)),
         dim=bank.meta.dim,
         stress=reduced.stress,
@@ -206,17 +187,6 @@ def _picture(path: str | None) -> Any:
         return None if path is None else ImageOps.contain(load_image(path), (_THUMBNAIL, _THUMBNAIL))
     except Exception:  # decoders raise whatever a broken file makes them raise
         return None
-
-
-def readable(value: Any) -> str:
-    """A fact as one line of text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {readable(v)}" for key, v in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(readable, value))
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from icl.checks import whole
-from icl.schema import META, ROWS, BankError
+from icl.schema import META, ROWS, BankError, Meta, vector_type
 
 _LOCK_SECONDS = 600
 
@@ -48,8 +47,20 @@ def committed_rows(folder: Path) -> lance.LanceDataset | None:
     return None
 
 
+def open_bank(folder: Path, version: int | None = None) -> tuple[Meta, lance.LanceDataset]:
+    """Return what a bank is and its rows, in its latest version or another. ``BankError`` if they do not match."""
+    meta = Meta.read(folder)
+    rows = open_rows(folder, version)
+    wanted = {"id", "point", "depth", "digest", *meta.widths}
+    if not wanted <= set(rows.schema.names) or rows.schema.field("point").type != vector_type(meta.dim):
+        raise BankError(f"the rows of {folder} do not match its bank.json: restore it, or build the bank again")
+    return meta, rows
+
+
 def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
     if version is not None:
+        from icl.checks import whole  # which imports torch
+
         version = whole("version", version, 1)
     uri = folder / ROWS
     try:

@@ -64,13 +64,13 @@ def _read_picture(path: Path) -> None:
 def _read_bank(folder: Path) -> list[Any]:
     from icl import ann
     from icl.bank import AnchorBank
-    from icl.report import facts
+    from icl.facts import facts
 
     bank = AnchorBank.open(folder)
     query = torch.ones(2, bank.meta.dim)
     hits = [bank.search(query, 3), bank.search(query, 3, where="id != 'demo-1'"), ann.search(bank, query, 3)]
     rows = [bank.take(hit.rows.flatten()).to_pylist() for hit in hits]
-    facts(bank)
+    facts(bank.folder, bank.meta, bank.dataset)
     assert bank.lift is None or bank.lift.c > 0
     return [*rows, *(hit.dist.tolist() for hit in hits), bank.gather(torch.arange(len(bank))).tolist()]
 

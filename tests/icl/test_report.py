@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from icl.bank import AnchorBank
-from icl.report import facts, readable, report
+from icl.facts import facts, readable
+from icl.report import report
 from icl.schema import BankError
 from icl.select import Queries
 
@@ -104,7 +105,7 @@ def test_queries_by_default_are_of_three_depths(tmp_path: Path) -> None:
 
 def test_facts(tmp_path: Path) -> None:
     bank = build(tmp_path, "row ")
-    known = facts(bank)
+    known = facts(bank.folder, bank.meta, bank.dataset)
     assert (known["rows"], known["dimension"], known["c"], known["embedder"], known["lift"]) == (
         24,
         3,
@@ -115,9 +116,12 @@ def test_facts(tmp_path: Path) -> None:
     assert known["depth"] == pytest.approx({"least": 0, "median": 11.5 / 4, "greatest": 23 / 4}, rel=1e-6)
     assert known["columns"] == ["id", "image", "text", "digest", "depth", "label"]
     bank.delete(where="depth > 1")
-    assert (facts(bank)["rows"], facts(bank)["versions"]) == (5, 2)
+    assert (
+        facts(bank.folder, bank.meta, bank.dataset)["rows"],
+        facts(bank.folder, bank.meta, bank.dataset)["versions"],
+    ) == (5, 2)
     bank.delete(where="id IS NOT NULL")
-    assert facts(bank)["depth"] == {}
+    assert facts(bank.folder, bank.meta, bank.dataset)["depth"] == {}
     with pytest.raises(BankError, match="has no rows to report"):
         report(bank, tmp_path / "page")
 

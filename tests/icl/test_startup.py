@@ -85,6 +85,10 @@ def test_what_is_not_there_is_told_before_torch_is_imported(command: list[str], 
     assert imported(command, folder=tmp_path).isdisjoint({"torch", "transformers", "lance", "hyperbolic"})
 
 
+def test_what_a_bank_holds_is_told_without_torch(bank: Path) -> None:
+    assert imported(["bank", "info", str(bank)]).isdisjoint({"torch", "transformers", "hyperbolic", "matplotlib"})
+
+
 SIGNAL = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has ignored
