@@ -116,7 +116,9 @@ def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> 
         split.refuse_overlap()
     ways = list(_ways(plan, split, trained))
     check_references(plan.metrics, split.references(ways[0].seed))
-    check_rows({str(i): way.examples for i, way in enumerate(ways)}, answered=())
+    # of a pool with a bank only what is in the bank is shown, and banks leave out what cannot be read
+    drawn = [way.examples for way in ways if way.strategy in (None, "random")]
+    check_rows({str(i): examples for i, examples in enumerate(drawn)}, answered=())
     results.check_writable()
     model, processor = load_model(model_name)
     for each in trained:

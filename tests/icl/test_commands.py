@@ -220,6 +220,12 @@ def test_demonstrations_by_a_bank(here: Path) -> None:
     told = read("train", *DATA, "--method", "hyper_icl", "--strategy", "rices", "--bank", "bank", "--out", "a")
     assert told["run"]["data"]["strategy"] == "rices"
     assert "bank must be given" in run("eval", *options[:6], "--shots", 4, "--strategy", "rices", code=1).stderr
+    # what the bank has left out is never shown
+    Path("images/broken.png").write_bytes(b"no image")
+    with Path("train.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "broken", "image": "images/broken.png", "answer": "apple"}) + "\n")
+    assert read("eval", *options, "--strategy", "rices")[-1]["exact"] == 1
+    assert "1 of 49 rows cannot be used" in run("eval", *options, code=1).stderr
 
 
 def test_demonstrations_are_never_rows_of_the_test(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
