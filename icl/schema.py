@@ -54,7 +54,7 @@ class Meta:
         if not folder.is_dir():
             raise BankError(f"there is no bank at {folder}: build one with AnchorBank.build or `icl bank build`")
         if not path.exists():
-            if (folder / ROWS).exists():
+            if (folder / ROWS).exists() or (folder / BUILD).exists():
                 raise BankError(f"the build of {folder} did not finish: run the same build again, it goes on there")
             raise BankError(f"{folder} is not a bank, it has no {META}: name the folder that was given to build")
         try:

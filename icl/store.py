@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from icl.schema import META, ROWS, BankError, Meta, vector_type
+from icl.schema import BUILD, META, ROWS, BankError, Meta, vector_type
 
 _LOCK_SECONDS = 600
 
@@ -25,10 +25,9 @@ def to_build(folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise BankError(f"{folder} is a file: build into a folder")
-    known = {ROWS, META}
-    # a lock alone is what a build leaves that had nothing to commit yet
-    names = {path.name for path in folder.iterdir() if path.name != ".lock"} if folder.exists() else known
-    if names and not names & known:
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    # a lock, or the record of a build, is all that a build leaves that had nothing to commit yet
+    if not names & {ROWS, META} and any(name != ".lock" and not name.startswith(BUILD) for name in names):
         raise BankError(f"{folder} is not empty and no bank: build into another folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

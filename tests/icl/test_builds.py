@@ -164,9 +164,12 @@ def test_failed_before_the_first_commit(tmp_path: Path) -> None:
     with pytest.raises(BankError, match="run the same build again"):
         AnchorBank.open(folder)
     assert len(build(folder, c=1.0)) == N
-    folder = tmp_path / "empty"
-    (folder / "anchors.lance").mkdir(parents=True)
-    assert len(build(folder)) == N
+    for i, left in enumerate(([], [".lock"], [".lock", "build.json"], ["build.json.17.tmp"], ["anchors.lance"])):
+        folder = tmp_path / f"begun {i}"
+        folder.mkdir()
+        for name in left:
+            (folder / name).mkdir() if name == "anchors.lance" else (folder / name).touch()
+        assert len(build(folder)) == N
 
 
 @pytest.mark.parametrize("lost", [["bank.json"], ["bank.json", "build.json"]])
