@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -62,7 +63,9 @@ class Group(TyperGroup):
         log.setLevel(logging.INFO)
         log.addHandler(handler := _Lines())
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn
+                return super().invoke(ctx)
         except BrokenPipeError:
             raise  # who read stdout has had enough, which typer knows how to end
         except KeyboardInterrupt as error:
@@ -78,6 +81,11 @@ class Group(TyperGroup):
             raise typer.Exit(1) from error
         finally:
             log.removeHandler(handler)
+
+
+def _warn(message: Warning | str, *where: Any, **more: Any) -> None:
+    """As a line for the user, without the place in the code that Python shows."""
+    say(" ".join(str(message).split()), "yellow")
 
 
 def _line(error: Exception) -> str:
