@@ -13,9 +13,10 @@ from torch import Tensor
 
 from hyperbolic import validation
 from hyperbolic.distributed import gather
-from hyperbolic.ops.contrast import Contrast
+from hyperbolic.ops.contrast import Contrast, check_labels
 from hyperbolic.ops.dispatch import Op, Scalar, is_abstract
 from hyperbolic.ops.nearest import Nearest
+from hyperbolic.ops.nearest import arguments as nearest_arguments
 from hyperbolic.ops.pairs import PairsOp
 from hyperbolic.ops.repair import Repair
 from hyperbolic.ops.triton import register
@@ -59,36 +60,22 @@ class Neighbors(NamedTuple):
 
 
 def nearest(
-    query: Tensor,
-    bank: Tensor,
-    k: int,
-    model: str = "lorentz",
-    c: Scalar = 1.0,
-    depth_weight: float = 0.0,
-    return_dist: bool = True,
-) -> Neighbors | Tensor:
+    query: Tensor, bank: Tensor, k: int, model: str = "lorentz", c: Scalar = 1.0, depth_weight: float = 0.0
+) -> Neighbors:
     """For each row of ``query`` the ``k`` rows of ``bank`` with the largest ``-d + depth_weight d0``, exactly.
 
     ``query`` is (N, D) and ``bank`` (M, D); d is the distance and d0 the distance of the bank's row to the
-    origin. Ties go to the lower index. Returns :class:`Neighbors`, or the indices alone unless ``return_dist``;
-    the distances are differentiable in ``query``, ``bank`` and ``c``. The N x M matrix is never formed.
-    ``ValueError`` unless 1 <= k <= M.
+    origin. Ties go to the lower index; rows that are at no distance, being NaN or outside the ball, come last. The
+    distances are differentiable in ``query``, ``bank`` and ``c``. The N x M matrix is never formed. ``ValueError``
+    unless 1 <= k <= M and ``depth_weight`` is finite.
 
     >>> nearest(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]]), k=2)
     Neighbors(dist=tensor([[0.8814, 1.4436]]), indices=tensor([[1, 2]]))
     """
     _model("nearest", model)
-    query, bank, c = validation.arguments(
-        "pairwise.nearest", ("query", "bank", "c"), (("N", "D"), ("M", "D"), ()), (query, bank, c)
-    )
-    _matrices("nearest", query=query, bank=bank)
-    _numbers("nearest", c=c)
-    if not 1 <= k <= bank.shape[0]:
-        raise ValueError(f"pairwise.nearest: k must be from 1 to the {bank.shape[0]} rows of bank, got {k}")
+    query, bank, c = nearest_arguments("pairwise.nearest", query, bank, c, k, depth_weight)
     _values("nearest", model, ("query", "bank"), c=c, query=query, bank=bank)
     index: Tensor = _NEAREST[model].operator(query.detach(), bank.detach(), c.detach(), k, float(depth_weight))
-    if not return_dist:
-        return index
     return Neighbors(DIST[model].operator(query[:, None, :], bank[index], c), index)
 
 
@@ -106,7 +93,7 @@ def contrastive_loss(
 
     ``x`` is (N, D) and ``y`` (M, D); ``labels`` (N,), of int64, names the positive row of ``y`` for each row of
     ``x`` and defaults to the diagonal, for which N must equal M. Differentiable in the points, ``temperature`` and
-    ``c``, numbers or tensors of one element. The matrix of distances is never formed: memory is that of the
+    ``c``, positive numbers or tensors of one element. The matrix of distances is never formed: memory is that of the
     arguments and their gradients.
 
     ``symmetric`` takes the mean with the loss of ``y`` against ``x``, as CLIP does; the positives must be the
@@ -115,37 +102,36 @@ def contrastive_loss(
     count those of the own process. The mean over processes, which DDP takes of the gradients, is the loss of the
     whole batch.
 
-    Chen et al., 2020 (SimCLR), equation 1, on a geodesic distance (Desai et al., 2023). ``ValueError`` for labels
-    of another shape or type, or none where rows do not pair up. Labels out of range raise ``IndexError``.
+    Chen et al., 2020 (SimCLR), equation 1, on a geodesic distance (Desai et al., 2023). ``ValueError`` for no rows, a
+    number ``temperature`` that is not positive and finite, labels of another shape or type, or none where rows do not
+    pair up. Labels out of range raise ``IndexError``.
 
     >>> x = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     >>> contrastive_loss(x, x, temperature=1.0)
     tensor(0.0944)
     """
     _model("contrastive_loss", model)
-    x, y, temperature, c = validation.arguments(
+    x, y, temperature, c = validation.matrices(
         "pairwise.contrastive_loss",
         ("x", "y", "temperature", "c"),
         (("N", "D"), ("M", "D"), (), ()),
         (x, y, temperature, c),
     )
-    _matrices("contrastive_loss", x=x, y=y)
-    _numbers("contrastive_loss", temperature=temperature, c=c)
     _values("contrastive_loss", model, ("x", "y"), c=c, x=x, y=y, temperature=temperature)
     n, m = x.shape[0], y.shape[0]
+    if n == 0:
+        raise ValueError(f"pairwise.contrastive_loss: x must have at least one row, got {tuple(x.shape)}")
     if labels is None or symmetric:
         if n != m:
             raise ValueError(f"pairwise.contrastive_loss: x and y must pair up here, got {n} and {m} rows")
         if labels is not None:
             raise ValueError("pairwise.contrastive_loss: symmetric takes the diagonal as positives, got labels too")
-    elif labels.dtype != torch.int64 or labels.shape != (n,):
-        raise ValueError(
-            f"pairwise.contrastive_loss: labels must be int64 of shape ({n},), got {labels.dtype} {tuple(labels.shape)}"
-        )
-    if labels is None:
         labels = torch.arange(n, device=x.device)
-    elif not torch.compiler.is_compiling() and not is_abstract(labels) and bool(((labels < 0) | (labels >= m)).any()):
-        raise IndexError(f"pairwise.contrastive_loss: labels must be from 0 to {m - 1}, rows of y")
+    else:
+        check_labels("pairwise.contrastive_loss", labels, x)
+        known = not torch.compiler.is_compiling() and not is_abstract(labels)
+        if known and bool(((labels < 0) | (labels >= m)).any()):
+            raise IndexError(f"pairwise.contrastive_loss: labels must be from 0 to {m - 1}, rows of y")
     contrast = _CONTRAST[model].operator
     total, positive = contrast(x, y if group is None else gather(y, group), labels, c, temperature)
     if symmetric:
@@ -160,18 +146,6 @@ def _values(function: str, model: str, points: tuple[str, str], **args: Tensor) 
         ranks = [("N", "D") if name in points else () for name in args]
         inside, space = (points, ()) if model == "poincare" else ((), points)
         validation.values(f"pairwise.{function}", tuple(args), ranks, inside, space, tuple(args.values()))
-
-
-def _matrices(function: str, **points: Tensor) -> None:
-    for name, a in points.items():
-        if a.dim() != 2:
-            raise ValueError(f"pairwise.{function}: {name} must have shape (rows, D), got {tuple(a.shape)}")
-
-
-def _numbers(function: str, **numbers: Tensor) -> None:
-    for name, a in numbers.items():
-        if a.numel() != 1:
-            raise ValueError(f"pairwise.{function}: {name} must be one number, got shape {tuple(a.shape)}")
 
 
 def _model(function: str, model: str) -> str:

@@ -7,6 +7,7 @@ data back from the device; :func:`checks` turns it on where a NaN or a point out
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from torch import Tensor
 from hyperbolic.reference import wide
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+POSITIVE = ("c", "temperature")
+"""Arguments that must be positive and finite. Numbers are checked on every call, tensors as all values are; where an
+element is not, results are NaN."""
 
 
 class _State(threading.local):
@@ -61,7 +65,8 @@ def arguments(
 ) -> list[Tensor]:
     """``args`` as tensors on one device, after all checks that need no data.
 
-    ``ranks`` names the trailing dimensions of each argument, () for a scalar, which may be a Python number.
+    ``ranks`` names the trailing dimensions of each argument, () for a scalar, which may be a Python number. "D+1" is a
+    dimension one larger than "D".
     """
     first = next((a for a, r in zip(args, ranks) if r and isinstance(a, Tensor)), None)
     bound: dict[str, tuple[int, str]] = {}
@@ -71,8 +76,8 @@ def arguments(
             if dims or isinstance(a, bool) or not isinstance(a, (int, float)):
                 kind = "a floating point tensor" if dims else "a number or a floating point tensor"
                 raise TypeError(f"{title}: {name} must be {kind}, got {type(a).__name__}")
-            if name == "c" and not 0 < a < math.inf:
-                raise ValueError(f"{title}: c must be positive and finite, got {a}")
+            if name in POSITIVE and not 0 < a <= sys.float_info.max:
+                raise ValueError(f"{title}: {name} must be positive and finite, got {a}")
             tensors.append(
                 torch.full((), float(a), dtype=torch.float64, device=None if first is None else first.device)
             )
@@ -80,6 +85,9 @@ def arguments(
         if a.dtype not in DTYPES:
             wanted = "float16, bfloat16, float32 or float64"
             raise TypeError(f"{title}: {name} must be a tensor of {wanted}, got {str(a.dtype).removeprefix('torch.')}")
+        if a.layout is not torch.strided or a.is_nested:
+            layout = "a nested tensor" if a.is_nested else str(a.layout)
+            raise TypeError(f"{title}: {name} must be a dense tensor, got {layout}")
         if a.dim() < len(dims):
             raise ValueError(
                 f"{title}: {name} must have shape (..., {', '.join(dims)}), got a tensor of shape {tuple(a.shape)}"
@@ -87,15 +95,17 @@ def arguments(
         if first is not None and a.device != first.device:
             raise ValueError(f"{title}: {name} must be on {first.device} as the other arguments are, got {a.device}")
         for dim, size in zip(dims, a.shape[a.dim() - len(dims) :]):
-            if size == 0 and dim not in ("N", "M"):
-                raise ValueError(f"{title}: {name} must have at least one element along {dim}, got {tuple(a.shape)}")
-            wanted_size, owner = bound.setdefault(dim, (size, name))
-            if size != wanted_size:
+            more = dim.count("+1")
+            if size <= more and dim not in ("N", "M"):
+                least = "two elements" if more else "one element"
+                raise ValueError(f"{title}: {name} must have at least {least} along {dim}, got {tuple(a.shape)}")
+            wanted_size, owner = bound.setdefault(dim.removesuffix("+1"), (size - more, name))
+            if size - more != wanted_size:
                 ambient = "; points and tangents are space components, see lorentz.from_ambient"
                 raise ValueError(
-                    f"{title}: {name} must have size {wanted_size} along {dim} as {owner} has, "
+                    f"{title}: {name} must have size {wanted_size + more} along {dim} as {owner} has, "
                     f"got {size} (shape {tuple(a.shape)})"
-                    + (ambient if title.startswith("lorentz.") and abs(size - wanted_size) == 1 else "")
+                    + (ambient if title.startswith("lorentz.") and abs(size - more - wanted_size) == 1 else "")
                 )
         tensors.append(a)
     _broadcast(title, names, ranks, tensors)
@@ -116,6 +126,24 @@ def _broadcast(title: str, names: Sequence[str], ranks: Sequence[tuple[str, ...]
             shape = tuple(torch.broadcast_shapes(shape, batch))
 
 
+def matrices(
+    title: str, names: Sequence[str], ranks: Sequence[tuple[str, ...]], args: Sequence[float | Tensor]
+) -> list[Tensor]:
+    """``arguments`` of a function without a batch: matrices are matrices, and scalars have one element."""
+    tensors = arguments(title, names, ranks, args)
+    for name, dims, a in zip(names, ranks, tensors):
+        if dims and a.dim() != len(dims):
+            raise ValueError(f"{title}: {name} must have shape ({', '.join(dims)}), got {tuple(a.shape)}")
+        if not dims and a.numel() != 1:
+            raise ValueError(f"{title}: {name} must be one number, got shape {tuple(a.shape)}")
+    return tensors
+
+
+def positive_or_nan(a: Tensor) -> Tensor:
+    """``a`` with NaN, and so all that comes of it, for each element that is not positive and finite."""
+    return torch.where((a > 0) & (a < math.inf), a, math.nan)
+
+
 def equal_weights(title: str, x: Tensor) -> Tensor:
     """A weight of 1 for each point of ``x`` (..., K, D), once that is known to be its shape."""
     (x,) = arguments(title, ("x",), (("K", "D"),), (x,))
@@ -130,15 +158,15 @@ def values(
     space: Sequence[str],
     args: Sequence[Tensor],
 ) -> None:
-    """The checks of :func:`checks`: all arguments finite, ``c`` positive, those named in ``inside`` within the
-    ball and those in ``space`` no ambient coordinates.
+    """The checks of :func:`checks`: all arguments finite, those of ``POSITIVE`` positive, those named in ``inside``
+    within the ball and those in ``space`` no ambient coordinates.
     """
     given = dict(zip(names, args))
     rank = {name: len(dims) for name, dims in zip(names, ranks)}
     for name, a in given.items():
         rows = a.isfinite().all(-1) if rank[name] else a.isfinite()
         report(title, name, rows, partial(_not_finite, a))
-        if name == "c":
+        if name in POSITIVE:
             report(title, name, a > 0, partial(_not_positive, a))
     for name in inside:
         x, c = given[name].to(torch.float64), given["c"].to(torch.float64)[..., None]

@@ -293,8 +293,7 @@ class AnchorBank:
         return Hits(*(values.gather(1, order[:, :k]) for values in every))
 
     def _nearest(self, query: Tensor, points: Tensor, k: int, depth_weight: float) -> Tensor:
-        c = self.meta.c
-        return pairwise.nearest(query, points, k, c=c, depth_weight=depth_weight, return_dist=False)  # type: ignore[return-value]
+        return pairwise.nearest(query, points, k, c=self.meta.c, depth_weight=depth_weight).indices
 
     def _hits(self, query: Tensor, rows: Tensor, depth_weight: float) -> Hits:
         points, c = self.gather(rows), self.meta.c

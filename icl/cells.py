@@ -29,7 +29,7 @@ def kmeans(points: Tensor, cells: int, c: float = 1.0, iterations: int = 25, see
     centroids = sample[:cells].clone()  # in random order already
     before = torch.full((len(sample),), -1)
     for _ in range(iterations):
-        away, cell = (of_one[:, 0] for of_one in _nearest(sample, centroids, 1, c))
+        away, cell = (of_one[:, 0] for of_one in pairwise.nearest(sample, centroids, 1, c=c))
         counts = torch.bincount(cell, minlength=cells)
         for empty in (counts == 0).nonzero().flatten().tolist():
             # never the last point of another cell
@@ -51,7 +51,7 @@ def assign(points: Tensor, centroids: Tensor, c: float = 1.0) -> Tensor:
     >>> assign(torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
     tensor([1, 0])
     """
-    return _nearest(points, centroids, 1, c).indices[:, 0]
+    return pairwise.nearest(points, centroids, 1, c=c).indices[:, 0]
 
 
 def probes(query: Tensor, cell: Tensor, centroids: Tensor, c: float = 1.0) -> Tensor:
@@ -63,11 +63,5 @@ def probes(query: Tensor, cell: Tensor, centroids: Tensor, c: float = 1.0) -> Te
     >>> probes(torch.tensor([[2.0, 0.0]]), torch.tensor([[0, 1]]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
     tensor([[2, 1]])
     """
-    order = _nearest(query, centroids, len(centroids), c).indices
+    order = pairwise.nearest(query, centroids, len(centroids), c=c).indices
     return order.argsort(1).gather(1, cell) + 1
-
-
-def _nearest(points: Tensor, centroids: Tensor, k: int, c: float) -> pairwise.Neighbors:
-    found = pairwise.nearest(points, centroids, k, c=c)
-    assert isinstance(found, pairwise.Neighbors)
-    return found

@@ -252,8 +252,7 @@ class _Shard:
         rows, start = [torch.empty(len(query), 0, dtype=torch.int64)], self.first
         for part in self.points:
             most = min(k, len(part))
-            best = pairwise.nearest(query, part, most, c=self.c, depth_weight=depth_weight, return_dist=False)
-            assert isinstance(best, Tensor)
-            rows.append(best + start)
+            best = pairwise.nearest(query, part, most, c=self.c, depth_weight=depth_weight)
+            rows.append(best.indices + start)
             start += len(part)
         return torch.cat(rows, 1)

@@ -111,7 +111,7 @@ def test_layouts(case: Case) -> None:
         (
             lambda: pairwise.contrastive_loss(X, X, 1.0, labels=torch.zeros(3, dtype=torch.int64)),
             ValueError,
-            r"labels must be int64 of shape \(2,\), got torch.int64 \(3,\)",
+            r"labels must be a tensor of int64 of shape \(2,\) on cpu, got int64 of shape \(3,\)",
         ),
     ],
 )

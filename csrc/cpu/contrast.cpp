@@ -11,6 +11,17 @@ namespace hyperbolic::cpu {
 
 namespace {
 
+void check(const Tensor& x, const Tensor& y, const Tensor& labels, const Tensor& c, const Tensor& temperature,
+           std::initializer_list<std::pair<const char*, const Tensor&>> rows) {
+  Shapes shapes("contrast");
+  shapes.is("x", x, "ND");
+  shapes.is("y", y, "MD");
+  shapes.are_labels(labels, x);
+  shapes.is_number("c", c);
+  shapes.is_number("temperature", temperature);
+  for (const auto& [name, a] : rows) shapes.is(name, a, "N");
+}
+
 // Where each row's positive is, checked.
 const int64_t* rows_of(const Tensor& labels, int64_t rows) {
   const int64_t* index = static_cast<const int64_t*>(labels.const_data_ptr());
@@ -25,8 +36,9 @@ const int64_t* rows_of(const Tensor& labels, int64_t rows) {
 template <int model>
 std::tuple<Tensor, Tensor> contrast(const Tensor& x, const Tensor& y, const Tensor& labels_given, const Tensor& c,
                                     const Tensor& temperature) {
-  Pairs pairs{model, is_wide(x, y), number(widened(c), 0), matrix(y, 0), matrix(x, 0)};
-  const double tau = number(widened(temperature), 0);
+  check(x, y, labels_given, c, temperature, {});
+  Pairs pairs{model, is_wide(x, y), positive(widened(c), 0), matrix(y, 0), matrix(x, 0)};
+  const double tau = positive(widened(temperature), 0);
   const int64_t rows = x.size(0);
   const ScalarType dtype = pairs.wide ? ScalarType::Double : ScalarType::Float;
   Tensor partition = empty({rows}, dtype), positive = empty({rows}, dtype);
@@ -60,7 +72,8 @@ std::tuple<Tensor, Tensor> contrast(const Tensor& x, const Tensor& y, const Tens
   return {partition, positive};
 }
 
-std::vector<double> values(const Tensor& a) {
+std::vector<double> values(const Tensor& given) {
+  const Tensor a = widened(given);
   std::vector<double> result(a.numel());
   for (int64_t i = 0; i < a.numel(); i++) result[i] = number(a, i * a.stride(0));
   return result;
@@ -71,8 +84,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> contrast_backward(const Tensor& x, co
                                                              const Tensor& c, const Tensor& temperature,
                                                              const Tensor& partition, const Tensor& g,
                                                              const Tensor& h) {
+  check(x, y, labels, c, temperature, {{"partition", partition}, {"g", g}, {"h", h}});
   const bool wide = is_wide(x, y);
-  const double tau = number(widened(temperature), 0), curvature = number(widened(c), 0);
+  const double tau = positive(widened(temperature), 0), curvature = positive(widened(c), 0);
   const std::vector<double> partition_of = values(partition), g_of = values(g), h_of = values(h);
   const Tensor contiguous = torch::stable::contiguous(labels);
   const int64_t* rows = rows_of(contiguous, y.size(0));

@@ -26,24 +26,37 @@ class AllPairs {
   std::vector<std::vector<double>> rows_;
 };
 
+// What all arguments broadcast to; g may be null.
+Batch batch_of(const Tensor& x, const Tensor& y, const Tensor& c, const Tensor* g) {
+  Shapes shapes("pairwise_dist");
+  Batch batch;
+  auto add = [&](const char* name, const Tensor& a, std::string_view letters) {
+    shapes.ends(name, a, letters);
+    batch.add(name, a, int64_t(letters.size()));
+  };
+  add("x", x, "ND");
+  add("y", y, "MD");
+  add("c", c, "");
+  if (g) add("g", *g, "NM");
+  return batch;
+}
+
 template <int model>
 Tensor pairwise_dist(const Tensor& x, const Tensor& y, const Tensor& c_given) {
-  Tensor c = widened(c_given);
-  Batch batch;
-  batch.add(x, 2);
-  batch.add(y, 2);
-  batch.add(c, 0);
+  const Batch batch = batch_of(x, y, c_given, nullptr);
+  const Tensor c = widened(c_given);
   const bool wide = is_wide(x, y);
   const int64_t n = x.size(x.dim() - 2), m = y.size(y.dim() - 2);
   std::vector<int64_t> shape = batch.shape();
   shape.insert(shape.end(), {n, m});
+  product(shape.data(), int64_t(shape.size()));
   Tensor out = empty(shape, wide ? ScalarType::Double : ScalarType::Float);
   if (out.numel() == 0) return out;
   char* memory = static_cast<char*>(out.mutable_data_ptr());
   const PairwiseKernels& kernel = kernels().pairwise;
   const int64_t block = kernel.block(x.size(x.dim() - 1)), blocks = divide_up(m, block), batches = batch.count();
   const AllPairs pairs(batches, blocks, [&](int64_t b) {
-    return Pairs{model, wide, number(c, batch.offset(c, 0, b)), matrix(x, batch.offset(x, 2, b)),
+    return Pairs{model, wide, positive(c, batch.offset(c, 0, b)), matrix(x, batch.offset(x, 2, b)),
                  matrix(y, batch.offset(y, 2, b))};
   });
   const Pieces pieces(n, batches * blocks);
@@ -65,7 +78,7 @@ Tensor gradient(const Tensor& own, const Tensor& other, const Tensor& c, const T
   const PairwiseKernels& kernel = kernels().pairwise;
   const int64_t blocks = divide_up(own.size(own.dim() - 2), kernel.block(own.size(own.dim() - 1)));
   const AllPairs pairs(batch.count(), blocks, [&](int64_t b) {
-    return Pairs{model, is_wide(own, other), number(c, batch.offset(c, 0, b)), matrix(other, batch.offset(other, 2, b)),
+    return Pairs{model, is_wide(own, other), positive(c, batch.offset(c, 0, b)), matrix(other, batch.offset(other, 2, b)),
                  matrix(own, batch.offset(own, 2, b))};
   });
   auto at_block = [&](int64_t b, int64_t first, int64_t begin, int64_t end, double* total, double* gc, double*) {
@@ -78,12 +91,8 @@ Tensor gradient(const Tensor& own, const Tensor& other, const Tensor& c, const T
 template <int model>
 std::tuple<Tensor, Tensor, Tensor> pairwise_dist_backward(const Tensor& x, const Tensor& y, const Tensor& c_given,
                                                           const Tensor& g) {
-  Tensor c = widened(c_given);
-  Batch batch;
-  batch.add(x, 2);
-  batch.add(y, 2);
-  batch.add(c, 0);
-  batch.add(g, 2);
+  const Batch batch = batch_of(x, y, c_given, &g);
+  const Tensor c = widened(c_given);
   std::vector<double> by_c(batch.count()), sums(std::max<int64_t>(1, c.numel()));
   Tensor gx = gradient<model>(x, y, c, g, true, batch, nullptr);
   Tensor gy = gradient<model>(y, x, c, g, false, batch, by_c.data());

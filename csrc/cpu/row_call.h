@@ -23,13 +23,13 @@ struct Argument {
   int64_t rank;  // of the batch
   Dtype dtype;
 
-  Argument(Tensor t, bool vector)
+  Argument(Tensor t, bool vector, const char* name)
       : tensor(std::move(t)),
         core(vector),
         size(tensor.sizes().data()),
         stride(tensor.strides().data()),
         rank(tensor.dim() - core),
-        dtype(dtype_of(tensor)) {}
+        dtype(dtype_of(tensor, name)) {}
 
   // Dimension d of a batch of the given rank: its own one, or -1 where it is the same for all.
   int64_t own(int64_t d, int64_t batch_rank) const {
@@ -69,23 +69,37 @@ struct RowCall {
   template <class Kernel>
   RowCall(const Kernel& kernel, StableIValue* stack, int count)
       : vectors(kernel.vectors), scalars(kernel.scalars), returns_vector(kernel.returns_vector) {
+    static constexpr const char* names[max_operands] = {"a0", "a1", "a2", "a3"};  // those of the schema
     args.reserve(count);
     for (int a = 0; a < count; a++) {
       bool vector = a < vectors || (a == vectors + scalars && returns_vector);
-      args.emplace_back(torch::stable::detail::to<Tensor>(stack[a]), vector);
+      args.emplace_back(torch::stable::detail::to<Tensor>(stack[a]), vector, names[a]);
     }
     int64_t rank = 0;
     for (const Argument& a : args) rank = std::max(rank, a.rank);
+    STD_TORCH_CHECK(args[0].rank >= 0 && rank <= max_dims, kernel.name, ": a0 must have from 1 to ", max_dims + 1,
+                    " dimensions, got ", text(args[0].tensor));
+    dim = args[0].size[args[0].rank];
+    STD_TORCH_CHECK(dim > 0, kernel.name, ": a0 must have at least one element along D, got ", text(args[0].tensor));
     shape.assign(rank, 1);
-    for (const Argument& a : args) {
+    for (int a = 0; a < count; a++) {
+      const Argument& arg = args[a];
+      STD_TORCH_CHECK(!arg.core || (arg.rank >= 0 && arg.size[arg.rank] == dim), kernel.name, ": ", names[a],
+                      " must have size ", dim, " along D as a0 has, got ", text(arg.tensor));
       for (int64_t d = 0; d < rank; d++) {
-        if (a.own(d, rank) >= 0) shape[d] = a.size[a.own(d, rank)];
+        if (arg.own(d, rank) < 0) continue;
+        const int64_t size = arg.size[arg.own(d, rank)];
+        STD_TORCH_CHECK(shape[d] == 1 || shape[d] == size, kernel.name, ": ", names[a],
+                        " must have a batch shape that broadcasts with ", text(shape.data(), rank), ", got ",
+                        text(arg.tensor));
+        shape[d] = size;
       }
     }
-    for (int64_t size : shape) rows *= size;
+    std::vector<int64_t> all = shape;
+    all.push_back(dim);
+    rows = product(all.data(), rank + 1) / dim;
     dtype = args[0].dtype;
     for (int a = 1; a < vectors; a++) dtype = promoted(dtype, args[a].dtype);
-    dim = args[0].size[args[0].rank];
   }
 
   std::vector<int64_t> result_shape() const {

@@ -69,7 +69,7 @@ class Call : RowCall {
     batch.operands = int(args.size());
     for (size_t a = 0; a < args.size(); a++) {
       const Argument& arg = args[a];
-      batch.operand[a] = {arg.tensor.const_data_ptr(), arg.dtype, arg.core ? arg.stride[arg.rank] : 1,
+      batch.operand[a] = {memory(arg.tensor), arg.dtype, arg.core ? arg.stride[arg.rank] : 1,
                           layout.strides[a].data()};
     }
     return batch;

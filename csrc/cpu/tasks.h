@@ -1,7 +1,7 @@
 // How work over all pairs is cut into tasks.
 #pragma once
 
-#include "tensors.h"
+#include "checks.h"
 
 namespace hyperbolic::cpu {
 
@@ -14,9 +14,6 @@ constexpr int64_t least_rows = 1 << 9;
 inline bool is_wide(const Tensor& x, const Tensor& y) {
   return x.scalar_type() == ScalarType::Double || y.scalar_type() == ScalarType::Double;
 }
-
-// c in float64: a curvature of another type is exact in it.
-inline Tensor widened(const Tensor& c) { return torch::stable::to(c, ScalarType::Double); }
 
 // What `describe` finds about every row of x, for pairs whose x passes by more than once.
 inline std::vector<double> described(const Pairs& pairs) {

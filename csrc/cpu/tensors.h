@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
+#include <limits>
+#include <string>
 #include <vector>
 
+#include "../math/base.h"
 #include "kernels/table.h"
 
 namespace hyperbolic::cpu {
@@ -16,7 +18,7 @@ namespace hyperbolic::cpu {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline Dtype dtype_of(const Tensor& a) {
+inline Dtype dtype_of(const Tensor& a, const char* name = "a tensor") {
   switch (a.scalar_type()) {
     case ScalarType::Float:
       return Dtype::float32;
@@ -27,7 +29,8 @@ inline Dtype dtype_of(const Tensor& a) {
     case ScalarType::Half:
       return Dtype::float16;
     default:
-      STD_TORCH_CHECK(false, "hyperbolic: tensors must be of float16, bfloat16, float32 or float64");
+      STD_TORCH_CHECK(false, "hyperbolic: ", name, " must be of float16, bfloat16, float32 or float64, got ",
+                      a.scalar_type());
   }
 }
 
@@ -37,26 +40,46 @@ inline int64_t size_of(Dtype dtype) {
   return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
 }
 
+inline std::string text(const int64_t* sizes, int64_t rank) {
+  std::string result = "(";
+  for (int64_t d = 0; d < rank; d++) result += (d ? ", " : "") + std::to_string(sizes[d]);
+  return result + ")";
+}
+inline std::string text(const Tensor& a) { return text(a.sizes().data(), a.dim()); }
+
+// How many numbers a shape has. More than 2^48 fit no memory, and the size in bytes of some hundred times as many is
+// still a number of 64 bits.
+inline int64_t product(const int64_t* sizes, int64_t rank) {
+  constexpr int64_t most = int64_t(1) << 48;
+  if (std::find(sizes, sizes + rank, 0) != sizes + rank) return 0;
+  int64_t n = 1;
+  for (int64_t d = 0; d < rank; d++) {
+    STD_TORCH_CHECK(sizes[d] <= most / n, "hyperbolic: shapes must have at most 2^48 elements, got ",
+                    text(sizes, rank));
+    n *= sizes[d];
+  }
+  return n;
+}
+
 // The shape that the leading dimensions of all arguments broadcast to.
 class Batch {
  public:
   // `core`: how many trailing dimensions of the argument are its own.
-  void add(const Tensor& a, int64_t core) {
+  void add(const char* name, const Tensor& a, int64_t core) {
     int64_t own = a.dim() - core;
     if (own > int64_t(shape_.size())) shape_.insert(shape_.begin(), own - shape_.size(), 1);
     for (int64_t d = 0; d < own; d++) {
       int64_t& size = shape_[shape_.size() - own + d];
+      STD_TORCH_CHECK(size == 1 || a.size(d) == 1 || a.size(d) == size, "hyperbolic: ", name,
+                      " must have a batch shape that broadcasts with ", text(shape_.data(), int64_t(shape_.size())),
+                      ", got ", text(a));
       if (a.size(d) != 1) size = a.size(d);
     }
   }
 
   const std::vector<int64_t>& shape() const { return shape_; }
 
-  int64_t count() const {
-    int64_t n = 1;
-    for (int64_t size : shape_) n *= size;
-    return n;
-  }
+  int64_t count() const { return product(shape_.data(), int64_t(shape_.size())); }
 
   // In elements, where the part of `a` that element `index` of the batch sees begins.
   int64_t offset(const Tensor& a, int64_t core, int64_t index) const {
@@ -103,8 +126,14 @@ inline Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype,
   return Tensor(handle);
 }
 
+inline const void* memory(const Tensor& a) {
+  const void* data = a.const_data_ptr();
+  STD_TORCH_CHECK(data || a.numel() == 0, "hyperbolic: a tensor of shape ", text(a), " has no memory");
+  return data;
+}
+
 inline const char* address(const Tensor& a, int64_t offset) {
-  return static_cast<const char*>(a.const_data_ptr()) + offset * size_of(dtype_of(a));
+  return static_cast<const char*>(memory(a)) + offset * size_of(dtype_of(a));
 }
 
 inline Matrix matrix(const Tensor& a, int64_t offset) {
@@ -112,10 +141,15 @@ inline Matrix matrix(const Tensor& a, int64_t offset) {
   return {address(a, offset), dtype_of(a), a.size(n - 2), a.size(n - 1), a.stride(n - 2), a.stride(n - 1)};
 }
 
-// A float32 or float64 number.
+// In float64: a number of another type is exact in it.
+inline Tensor widened(const Tensor& a) { return torch::stable::to(a, ScalarType::Double); }
+
+// A float64 number.
 inline double number(const Tensor& a, int64_t offset) {
-  const char* p = address(a, offset);
-  return dtype_of(a) == Dtype::float64 ? *reinterpret_cast<const double*>(p) : *reinterpret_cast<const float*>(p);
+  return *reinterpret_cast<const double*>(address(a, offset));
 }
+
+// One that must be positive, such as a curvature.
+inline double positive(const Tensor& a, int64_t offset) { return portable::positive_or_nan(number(a, offset)); }
 
 }  // namespace hyperbolic::cpu

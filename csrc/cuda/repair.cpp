@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 
+#include "../cpu/checks.h"
 #include "device.h"
 
 namespace hyperbolic::cuda {
@@ -24,12 +25,29 @@ struct Sides {
 
 Input input(const Tensor& a) { return {a.const_data_ptr(), dtype_of(a)}; }
 
+// The matrix `d`, called `name`, and how many NaN each of its tiles has.
+void check(const char* name, const Tensor& d, const Tensor& x, const Tensor& y, const Tensor& c, const Tensor& tiles,
+           int64_t tile_rows, int64_t tile_columns) {
+  cpu::Shapes shapes("repair");
+  shapes.is("x", x, "ND");
+  shapes.is("y", y, "MD");
+  shapes.is(name, d, "NM");
+  shapes.is_number("c", c);
+  STD_TORCH_CHECK(tile_rows >= 1 && tile_columns >= 1, "repair: tiles must have rows and columns, got ", tile_rows,
+                  " by ", tile_columns);
+  const int64_t down = divide_up(d.size(0), tile_rows), across = divide_up(d.size(1), tile_columns);
+  STD_TORCH_CHECK(tiles.scalar_type() == ScalarType::Int && tiles.dim() == 2 && tiles.size(0) == down &&
+                      tiles.size(1) == across,
+                  "repair: tiles must be int32 of shape (", down, ", ", across, "), got ", tiles.scalar_type(), " ",
+                  cpu::text(tiles));
+}
+
 // The gradient at x, or what has no own side, sees the matrix as it is; that at y its transpose.
 Pairs pairs(const Sides& sides, const Tensor& d, const Tensor& c, const Tensor& tiles, int64_t tile_rows,
             int64_t tile_columns, bool of_x) {
-  STD_TORCH_CHECK(tiles.scalar_type() == ScalarType::Int, "hyperbolic: tiles must be counted in int32");
   const int own = of_x ? 0 : 1, other = 1 - own;
-  const int64_t size[2] = {tile_rows, tile_columns};
+  // no larger than the matrix, which is then one tile
+  const int64_t size[2] = {std::min(tile_rows, d.size(0)), std::min(tile_columns, d.size(1))};
   Pairs p{};
   p.wide = sides.wide;
   p.dim = sides.x.size(1);
@@ -46,15 +64,17 @@ Pairs pairs(const Sides& sides, const Tensor& d, const Tensor& c, const Tensor& 
 template <const RepairKernel& kernel>
 void repair(const Tensor& d, const Tensor& x, const Tensor& y, const Tensor& c, const Tensor& tiles, int64_t tile_rows,
             int64_t tile_columns) {
+  check("d", d, x, y, c, tiles, tile_rows, tile_columns);
   if (d.numel() == 0) return;
   const Device device(d);
   for (const Tensor& a : {x, y, c, tiles}) device.expect(a);
   const Sides sides(x, y);
-  const unsigned lanes = lanes_for(sides.x.size(1));
+  const Pairs p = pairs(sides, d, c, tiles, tile_rows, tile_columns, true);
+  const unsigned lanes = lanes_for(p.dim);
   Plan plan(device, lanes, MOST_THREADS / lanes, 0, 0, 0);
-  const int64_t patches = divide_up(tile_rows, PATCH_ROWS) * divide_up(tile_columns, PATCH_COLUMNS);
-  plan.prepare(device, divide_up(d.size(0), tile_rows) * divide_up(d.size(1), tile_columns) * patches);
-  STD_CUDA_CHECK(kernel.distances(pairs(sides, d, c, tiles, tile_rows, tile_columns, true), plan.launch));
+  const int64_t patches = divide_up(p.tiles.own_size, PATCH_ROWS) * divide_up(p.tiles.other_size, PATCH_COLUMNS);
+  plan.prepare(device, tiles.numel() * patches);
+  STD_CUDA_CHECK(kernel.distances(p, plan.launch));
 }
 
 // Adds to the gradient at one side and, if wanted, to that by c.
@@ -94,6 +114,10 @@ template <const RepairKernel& kernel>
 void repair_backward(const Tensor& w, const Tensor& g, const Tensor& x, const Tensor& y, const Tensor& c,
                      const Tensor& gx, const Tensor& gy, const Tensor& gc, const Tensor& tiles, int64_t tile_rows,
                      int64_t tile_columns) {
+  check("w", w, x, y, c, tiles, tile_rows, tile_columns);
+  check("g", g, x, y, c, tiles, tile_rows, tile_columns);
+  STD_TORCH_CHECK(gc.scalar_type() == ScalarType::Double && gc.numel() == 1,
+                  "repair: gc must be one number of float64, got ", gc.scalar_type(), " ", cpu::text(gc));
   if (w.numel() == 0) return;
   const Device device(w);
   for (const Tensor& a : {g, x, y, c, gx, gy, gc, tiles}) device.expect(a);

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(MOST_THREADS) repair(const __grid_constant__ P
   using W = WideFor<T>;
   const auto& e = p.entries;
   const auto& t = p.tiles;
-  const W c = read(p.c, 0);
+  const W c = positive_or_nan(read(p.c, 0));
   const T *own = static_cast<const T*>(p.own), *other = static_cast<const T*>(p.other);
   const int64_t across = divide_up(e.other, t.other_size), patches_across = divide_up(t.other_size, PATCH_COLUMNS);
   const int64_t patches = divide_up(t.own_size, PATCH_ROWS) * patches_across;
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(WARP)
     repair_gradient(const __grid_constant__ Pairs p, const __grid_constant__ Gradient to) {
   using W = WideFor<T>;
   const auto& t = p.tiles;
-  const W c = read(p.c, 0);
+  const W c = positive_or_nan(read(p.c, 0));
   const T *own = static_cast<const T*>(p.own), *other = static_cast<const T*>(p.other);
   // a number for each coordinate, and one for c
   const int64_t total = p.dim + 1;

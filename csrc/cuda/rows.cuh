@@ -37,7 +37,8 @@ HYPERBOLIC_INLINE Row<WideFor<T>, T> fetch_row(const Batch& b, const Stage<T>& s
     row.vector[i] = stage.row(i);
   }
   for (int i = 0; i < Op::scalars; i++) {
-    row.scalar[i] = read(b.operand[Op::vectors + i], offset[Op::vectors + i]);
+    const double a = read(b.operand[Op::vectors + i], offset[Op::vectors + i]);
+    row.scalar[i] = i == 0 ? positive_or_nan(a) : a;  // the first is the curvature
   }
   return row;
 }

@@ -85,7 +85,7 @@ class Call : cpu::RowCall {
     std::copy(layout.sizes.begin(), layout.sizes.end(), batch.sizes);
     for (size_t a = 0; a < args.size(); a++) {
       const cpu::Argument& arg = args[a];
-      batch.operand[a].data = arg.tensor.const_data_ptr();
+      batch.operand[a].data = cpu::memory(arg.tensor);
       batch.operand[a].dtype = arg.dtype;
       batch.operand[a].step = arg.core ? arg.stride[arg.rank] : 1;
       std::copy(layout.strides[a].begin(), layout.strides[a].end(), batch.operand[a].strides);

@@ -39,6 +39,11 @@
 
 namespace hyperbolic::HYPERBOLIC_ISA {
 
+// A curvature or temperature for formulas: NaN, and so all that comes of it, unless it is positive and finite.
+HYPERBOLIC_INLINE double positive_or_nan(double a) {
+  return a > 0 && a <= std::numeric_limits<double>::max() ? a : std::numeric_limits<double>::quiet_NaN();
+}
+
 // --- words: scalars, or vectors of the compiler ------------------------------------------------------------------
 // Arithmetic, comparison and `mask ? a : b` are spelled alike for both. The rest is here.
 

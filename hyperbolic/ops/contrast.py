@@ -9,6 +9,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
 
+from hyperbolic import validation
 from hyperbolic.ops.dispatch import declare, library, map_in_turn
 from hyperbolic.ops.pairs import PairsOp
 
@@ -27,15 +28,19 @@ class Contrast:
         self.dist = pairwise_dist
         name = f"{model}_contrast"
         arguments = "Tensor x, Tensor y, Tensor labels, Tensor c, Tensor temperature"
-        self.operator = declare(name, f"({arguments}) -> (Tensor, Tensor)", self.evaluate, self.fake)
+        self.name = name
+        self.operator = declare(
+            name, f"({arguments}) -> (Tensor, Tensor)", self.check, self.evaluate, self.fake
+        )
         self.backward = declare(
             name + "_backward",
             f"({arguments}, Tensor partition, Tensor g, Tensor h) -> (Tensor, Tensor, Tensor, Tensor)",
+            self.check,
             self.evaluate_backward,
             self.fake_backward,
         )
-        map_in_turn(name, self.operator)
-        map_in_turn(name + "_backward", self.backward)
+        map_in_turn(name, self.operator, self.fake)
+        map_in_turn(name + "_backward", self.backward, self.fake_backward)
         owner = self
 
         class Autograd(_SingleLevelFunction):
@@ -71,6 +76,14 @@ class Contrast:
         library.impl(name, forward_kernel, "Autograd")
         library.impl(name + "_backward", backward_kernel, "Autograd")
 
+    def check(self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor, *rows: Tensor) -> None:
+        """``rows`` are the partition and the cotangents of both results, those of the backward."""
+        check_labels(self.name, labels, x)
+        names = ("x", "y", "c", "temperature", "partition", "g", "h")
+        ranks = (("N", "D"), ("M", "D"), (), (), ("N",), ("N",), ("N",))
+        args = (x, y, c, temperature, *rows)
+        validation.matrices(self.name, names[: len(args)], ranks[: len(args)], args)
+
     @staticmethod
     def _dtype(x: Tensor, y: Tensor) -> torch.dtype:
         return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
@@ -86,7 +99,7 @@ class Contrast:
 
     def evaluate(self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         d = self.dist.level.evaluate(x, y, c)
-        return (-d / temperature.to(d.dtype)).logsumexp(-1), _at(d, labels)
+        return (-d / validation.positive_or_nan(temperature).to(d.dtype)).logsumexp(-1), _at(d, labels)
 
     def evaluate_backward(self, *args: Tensor) -> tuple[Tensor, ...]:
         return self._pull(self.dist.level.evaluate, self.dist.level.derivative.evaluate, *args)
@@ -109,7 +122,7 @@ class Contrast:
         h: Tensor,
     ) -> tuple[Tensor, ...]:
         d = dist(x, y, c)
-        t = temperature.to(d.dtype)
+        t = validation.positive_or_nan(temperature).to(d.dtype)
         weights = -g[:, None] * (-d / t).softmax(-1) / t
         by_temperature = -(weights * d).sum().to(torch.float64) / temperature.to(torch.float64)
         weights = weights.scatter_add(-1, labels[:, None], h[:, None])
@@ -118,12 +131,21 @@ class Contrast:
     def jvp(self, args: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
         x, y, labels, c, temperature = args
         d = self.dist.operator(x, y, c)
-        t = temperature.to(d.dtype)
+        t = validation.positive_or_nan(temperature).to(d.dtype)
         moved = self.dist.level.jvp((x, y, c), (tangents[0], tangents[1], tangents[3]))
         exponent = -moved / t
         if tangents[4] is not None:
             exponent = exponent + d * tangents[4].to(d.dtype) / (t * t)
         return ((-d / t).softmax(-1) * exponent).sum(-1), _at(moved, labels)
+
+
+def check_labels(title: str, labels: Tensor, x: Tensor) -> None:
+    wanted = f"{title}: labels must be a tensor of int64 of shape ({x.shape[0]},) on {x.device}"
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{wanted}, got {type(labels).__name__}")
+    if labels.dtype != torch.int64 or labels.shape != x.shape[:1] or labels.device != x.device:
+        dtype = str(labels.dtype).removeprefix("torch.")
+        raise ValueError(f"{wanted}, got {dtype} of shape {tuple(labels.shape)} on {labels.device}")
 
 
 def _at(d: Tensor, labels: Tensor) -> Tensor:

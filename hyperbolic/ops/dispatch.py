@@ -40,18 +40,39 @@ library = torch.library.Library("hyperbolic", "FRAGMENT")
 _making = threading.RLock()  # a level may ask for that of another
 
 
-def declare(name: str, schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """The operator ``hyperbolic::name``, which runs ``reference`` on devices that have no kernel for it."""
+def declare(
+    name: str, schema: str, check: Callable[..., Any], reference: Callable[..., Any], fake: Callable[..., Any]
+) -> Any:
+    """The operator ``hyperbolic::name``, which runs ``reference`` on devices that have no kernel for it.
+
+    Anyone may call it with anything: ``check`` raises for arguments that do not fit. Kernels that are registered
+    elsewhere check for themselves.
+    """
     library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    library.impl(name, reference, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"hyperbolic::{name}", fake, lib=library)
+    library.impl(name, after(check, reference), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hyperbolic::{name}", after(check, fake), lib=library)
     return getattr(torch.ops.hyperbolic, name).default
 
 
-def map_in_turn(name: str, operator: Any) -> None:
-    """The vmap rule of an operator without batch dimensions: one call after the other."""
+def after(check: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, called once ``check`` has passed its arguments."""
+
+    def checked(*args: Any) -> Any:
+        check(*args)
+        return function(*args)
+
+    return checked
+
+
+def map_in_turn(name: str, operator: Any, fake: Callable[..., Any]) -> None:
+    """The vmap rule of an operator without batch dimensions: one call after the other, none for none."""
 
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+        if info.batch_size == 0:
+            one = fake(*(a if d is None else a.new_empty(a.movedim(d, 0).shape[1:]) for a, d in zip(args, in_dims)))
+            if isinstance(one, Tensor):
+                return one.new_empty(0, *one.shape), 0
+            return tuple(a.new_empty(0, *a.shape) for a in one), (0,) * len(one)
         each = [
             operator(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims)))
             for i in range(info.batch_size)
@@ -95,9 +116,10 @@ class Level:
         # those of the level below. They are what its results are cotangents of; the other arguments are cotangents.
         self.op, self.name, self.formula, self.cores, self.arity = op, name, formula, cores, arity
         self._derivative: Level | None = None
-        arguments = ", ".join(f"Tensor a{i}" for i in range(len(cores)))
+        self.parameters = tuple(f"a{i}" for i in range(len(cores)))
+        arguments = ", ".join(f"Tensor {a}" for a in self.parameters)
         returns = "Tensor" if arity is None else f"({', '.join(['Tensor'] * arity)})"
-        self.operator = declare(name, f"({arguments}) -> {returns}", self.evaluate, self.fake)
+        self.operator = declare(name, f"({arguments}) -> {returns}", self.check, self.evaluate, self.fake)
         self._register_autograd()
 
     @property
@@ -133,6 +155,9 @@ class Level:
         sizes = (bound[d] if d in bound else bound[d.removesuffix("+1")] + 1 for d in self.op.result.dims)
         return (*torch.broadcast_shapes(*batches), *sizes), dtype
 
+    def check(self, *args: Tensor) -> None:
+        validation.arguments(self.name, self.parameters, [core.dims for core in self.cores], args)
+
     def fake(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.arity is None:
             shape, dtype = self._result(args)
@@ -141,16 +166,20 @@ class Level:
 
     def evaluate(self, *args: Tensor) -> Any:
         """The reference: runs where no compiled kernel does."""
+        place = self.op.names.index("c")
+        args = (*args[:place], validation.positive_or_nan(args[place]), *args[place + 1 :])
         results = self.in_pieces(args)
         if self.arity is None:
             shape, dtype = self._result(args)
+            c = args[place].to(torch.float64)[..., None]
             if self.op.point == "ball":
-                c = args[self.op.names.index("c")].to(torch.float64)[..., None]
                 out = wide.round_inside(results[0], c, dtype)
             elif self.op.point == "lorentz":
                 out = wide.round_finite(results[0], dtype)
             else:
                 out = wide.round_to(results[0], dtype)
+            # also where the formula has a case in which c has no part
+            out = out.where(~c.isnan(), math.nan)
             return _own(out if self.op.result.dims else out[..., 0], shape, args)
         return tuple(
             _own(g if core.dims else g[..., 0], a.shape, args)
@@ -358,7 +387,7 @@ class Op:
         plain = []
         for a, core in zip(args, self.cores):
             if core.dims:
-                if type(a) not in _PLAIN or a.shape != shape or a.dtype is not dtype or not a.is_cpu:  # type: ignore[union-attr]
+                if type(a) not in _PLAIN or a.shape != shape or a.dtype is not dtype or not a.is_cpu or a.is_neg():  # type: ignore[union-attr]
                     return None
                 plain.append(a)
             elif type(a) is float and 0 < a < math.inf:

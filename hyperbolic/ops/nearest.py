@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from hyperbolic import validation
 from hyperbolic.ops.dispatch import Op, declare, map_in_turn
 
 # Entries of the distance matrix in flight at a time.
 _BLOCK = 1 << 20
+
+
+def arguments(
+    title: str, query: Tensor, bank: Tensor, c: float | Tensor, k: int, depth_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``query``, ``bank`` and ``c`` as tensors, after all checks that need no data."""
+    query, bank, c = validation.matrices(
+        title, ("query", "bank", "c"), (("N", "D"), ("M", "D"), ()), (query, bank, c)
+    )
+    if not 1 <= k <= bank.shape[0]:
+        raise ValueError(f"{title}: k must be from 1 to the {bank.shape[0]} rows of bank, got {k}")
+    if not -math.inf < depth_weight < math.inf:
+        raise ValueError(f"{title}: depth_weight must be finite, got {depth_weight}")
+    return query, bank, c
 
 
 class Nearest:
@@ -18,8 +35,12 @@ class Nearest:
         self.dist = dist
         name = f"{model}_nearest"
         schema = "(Tensor query, Tensor bank, Tensor c, int k, float depth_weight) -> Tensor"
-        self.operator = declare(name, schema, self.evaluate, self.fake)
-        map_in_turn(name, self.operator)
+        self.name = name
+        self.operator = declare(name, schema, self.check, self.evaluate, self.fake)
+        map_in_turn(name, self.operator, self.fake)
+
+    def check(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> None:
+        arguments(self.name, query, bank, c, k, depth_weight)
 
     def fake(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:
         return query.new_empty((query.shape[0], k), dtype=torch.int64)
@@ -35,7 +56,8 @@ class Nearest:
             score = -distance(query[:, None, :], block, c)
             if depth_weight:
                 score = score + depth_weight * distance(torch.zeros_like(block[:1]), block, c)
-            best = torch.cat([best, score], -1)
+            # Rows without a score are the last of all: sorted as they are, they would be the first.
+            best = torch.cat([best, score.nan_to_num(-math.inf, math.inf, -math.inf)], -1)
             new = torch.arange(start, start + block.shape[0], device=index.device)
             index = torch.cat([index, new.expand(query.shape[0], -1)], -1)
             # Earlier blocks stand first, so a stable sort leaves ties in the order of the bank.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from hyperbolic import validation
 from hyperbolic.ops.dispatch import Op, declare
 from hyperbolic.reference.wide import DoubleDouble, Wide, concatenate, head, where
 
@@ -30,18 +31,58 @@ class Repair:
     """
 
     def __init__(self, model: str, dist: Op):
-        self.dist = dist
+        self.dist, self.name = dist, f"{model}_repair"
         tiles = "Tensor tiles, int tile_rows, int tile_columns"
         self.operator = declare(
-            f"{model}_repair", f"(Tensor(a!) d, Tensor x, Tensor y, Tensor c, {tiles}) -> ()", self.evaluate, self.fake
+            self.name,
+            f"(Tensor(a!) d, Tensor x, Tensor y, Tensor c, {tiles}) -> ()",
+            self.check,
+            self.evaluate,
+            self.fake,
         )
         self.backward = declare(
-            f"{model}_repair_backward",
+            self.name + "_backward",
             "(Tensor w, Tensor g, Tensor x, Tensor y, Tensor c, Tensor(a!) gx, Tensor(b!) gy, Tensor(c!) gc, "
             f"{tiles}) -> ()",
+            self.check_backward,
             self.evaluate_backward,
             self.fake,
         )
+
+    def check(
+        self, d: Tensor, x: Tensor, y: Tensor, c: Tensor, tiles: Tensor, tile_rows: int, tile_columns: int
+    ) -> None:
+        names, ranks = ("x", "y", "d", "c"), (("N", "D"), ("M", "D"), ("N", "M"), ())
+        validation.matrices(self.name, names, ranks, (x, y, d, c))
+        if tile_rows < 1 or tile_columns < 1:
+            raise ValueError(f"{self.name}: tiles must have rows and columns, got {tile_rows} by {tile_columns}")
+        wanted = -(-d.shape[0] // tile_rows), -(-d.shape[1] // tile_columns)
+        if tiles.dtype != torch.int32 or tiles.shape != wanted or tiles.device != x.device:
+            got = f"{tiles.dtype} of shape {tuple(tiles.shape)} on {tiles.device}"
+            raise ValueError(f"{self.name}: tiles must be int32 of shape {wanted} on {x.device}, got {got}")
+
+    def check_backward(
+        self,
+        w: Tensor,
+        g: Tensor,
+        x: Tensor,
+        y: Tensor,
+        c: Tensor,
+        gx: Tensor,
+        gy: Tensor,
+        gc: Tensor,
+        tiles: Tensor,
+        tile_rows: int,
+        tile_columns: int,
+    ) -> None:
+        self.check(w, x, y, c, tiles, tile_rows, tile_columns)
+        self.check(g, x, y, c, tiles, tile_rows, tile_columns)
+        words = 2 if torch.float64 in (x.dtype, y.dtype) else 1
+        for name, a, shape in (("gx", gx, (*x.shape, words)), ("gy", gy, (*y.shape, words)), ("gc", gc, c.shape)):
+            if a.dtype != torch.float64 or a.shape != shape or not a.is_contiguous() or a.device != x.device:
+                got = f"{a.dtype} of shape {tuple(a.shape)}, strides {a.stride()}, on {a.device}"
+                wanted = f"contiguous, of float64 and of shape {tuple(shape)} on {x.device}"
+                raise ValueError(f"{self.name}_backward: {name} must be {wanted}, got {got}")
 
     def fake(self, *args: Tensor | int) -> None:
         pass
@@ -67,9 +108,9 @@ class Repair:
         tile_rows: int,
         tile_columns: int,
     ) -> None:
-        pull = self.dist.level.derivative.in_pieces
+        pull, c = self.dist.level.derivative.in_pieces, validation.positive_or_nan(c.reshape(()))
         for i, j in _entries(w, x.shape[1], tiles, tile_rows, tile_columns):
-            by_x, by_y, by_c = pull((x[i], y[j], c.reshape(()), g[i, j]))
+            by_x, by_y, by_c = pull((x[i], y[j], c, g[i, j]))
             _add_rows(gx, i, by_x)
             _add_rows(gy, j, by_y)
             gc.add_(head(by_c).reshape(()))
@@ -78,7 +119,7 @@ class Repair:
 def _entries(d: Tensor, dim: int, tiles: Tensor, tile_rows: int, tile_columns: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and columns of the NaN in tiles that have some, as many at a time as memory is to hold the points of."""
     n, m = d.shape
-    marked = (tiles > 0).repeat_interleave(tile_rows, 0)[:n].repeat_interleave(tile_columns, 1)[:, :m]
+    marked = (tiles > 0).repeat_interleave(min(tile_rows, n), 0)[:n].repeat_interleave(min(tile_columns, m), 1)[:, :m]
     i, j = (d.isnan() & marked).nonzero(as_tuple=True)
     size = max(1, _NUMBERS // dim)
     yield from zip(i.split(size), j.split(size))

@@ -56,8 +56,8 @@ void highest_scores(const Side<P>& passing, const Side<P>& fixed, P* tile, int64
     t = t > 0 ? t : V{};
     V d = log1p_positive(t + sqrt(t * (t + P(2)))) * P(unit), b = broadcast<V>(P(bonus[i]));
     V score = (b - d) + (abs(b) + d) * loose;
-    // what under- or overflowed may be anything
-    auto known = (e.t < largest_t<P>) & (e.t > smallest_t<P>);
+    // what under- or overflowed may be anything, and so may a bonus that is infinite
+    auto known = (e.t < largest_t<P>) & (e.t > smallest_t<P>) & (score == score);
     store(tile + i * ld + j, known ? score : broadcast<V>(std::numeric_limits<P>::infinity()));
   });
 }

@@ -21,7 +21,8 @@ class Reader {
     row.dim = rows_.dim;
     for (int i = 0; i < Op::vectors; i++) row.vector[i] = fetch_[i](walk_[i]);
     for (int i = 0; i < Op::scalars; i++) {
-      row.scalar[i] = read(rows_.operand[Op::vectors + i], walk_[Op::vectors + i]);
+      const double a = read(rows_.operand[Op::vectors + i], walk_[Op::vectors + i]);
+      row.scalar[i] = i == 0 ? positive_or_nan(a) : a;  // the first is the curvature
     }
     return row;
   }

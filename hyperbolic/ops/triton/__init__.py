@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hyperbolic.ops.contrast import Contrast
-from hyperbolic.ops.dispatch import library
+from hyperbolic.ops.dispatch import after, library
 from hyperbolic.ops.nearest import Nearest
 from hyperbolic.ops.pairs import PairsOp
 
@@ -27,15 +27,15 @@ def register(
     if not built or os.environ.get("HYPERBOLIC_KERNELS") == "reference":
         return
     for model in pairwise_dist:
-        level = pairwise_dist[model].level
-        _serve(model, "pairwise_dist", "pairwise_dist", level.evaluate)
-        _serve(model, "pairwise_dist", "pairwise_dist_backward", level.derivative.evaluate)
-        _serve(model, "nearest", "nearest", nearest[model].evaluate)
-        _serve(model, "contrast", "contrast", contrast[model].evaluate)
-        _serve(model, "contrast", "contrast_backward", contrast[model].evaluate_backward)
+        level, choice, sums = pairwise_dist[model].level, nearest[model], contrast[model]
+        _serve(model, "pairwise_dist", "pairwise_dist", level.check, level.evaluate)
+        _serve(model, "pairwise_dist", "pairwise_dist_backward", level.derivative.check, level.derivative.evaluate)
+        _serve(model, "nearest", "nearest", choice.check, choice.evaluate)
+        _serve(model, "contrast", "contrast", sums.check, sums.evaluate)
+        _serve(model, "contrast", "contrast_backward", sums.check, sums.evaluate_backward)
 
 
-def _serve(model: str, file: str, name: str, reference: Callable[..., Any]) -> None:
+def _serve(model: str, file: str, name: str, check: Callable[..., Any], reference: Callable[..., Any]) -> None:
     def kernel(*args: Any) -> Any:
         device = args[0].device
         if torch.cuda.get_device_capability(device) < _OLDEST:
@@ -44,4 +44,4 @@ def _serve(model: str, file: str, name: str, reference: Callable[..., Any]) -> N
         with torch.cuda.device(device):
             return function(model, *args)
 
-    library.impl(f"{model}_{name}", kernel, "CUDA")
+    library.impl(f"{model}_{name}", after(check, kernel), "CUDA")

@@ -16,6 +16,7 @@ from hyperbolic.ops.triton.pairwise_dist import both_rows, result_type
 from hyperbolic.ops.triton.rows import Rows
 from hyperbolic.ops.triton.tile import entries, failures, place, slack, tested_distance, tiling
 from hyperbolic.reference.wide import round_to
+from hyperbolic.validation import positive_or_nan
 
 
 def contrast(model: str, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,7 @@ def contrast_backward(
 
 
 def _number(a: Tensor) -> Tensor:
-    return a.to(torch.float64).reshape(())
+    return positive_or_nan(a.to(torch.float64).reshape(()))
 
 
 def _panel(

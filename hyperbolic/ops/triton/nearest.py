@@ -16,6 +16,7 @@ from torch import Tensor
 from hyperbolic.ops.triton.pairwise_dist import result_type
 from hyperbolic.ops.triton.rows import Rows, rows_of
 from hyperbolic.ops.triton.tile import entries, in_range, log1p_positive, place, slack, tiling
+from hyperbolic.validation import positive_or_nan
 
 _SPARE = 16
 # Numbers in flight: bounds, coordinates of candidates, distances to a whole bank.
@@ -23,7 +24,7 @@ _MOST = 1 << 24
 
 
 def nearest(model: str, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:
-    c = c.to(torch.float64).reshape(())
+    c = positive_or_nan(c.to(torch.float64).reshape(()))
     index = query.new_empty((len(query), k), dtype=torch.int64)
     step = max(1, min(len(query), tiling(query.device, result_type(query, bank)).panel))
     for i in range(0, len(query), step):
@@ -133,7 +134,7 @@ def _highest_scores(
     # rounding in roots, logarithms and sums
     loose: tl.constexpr = 4e-15 if t.dtype == tl.float64 else 2e-6
     highest = (bonus - distance) + (tl.abs(bonus) + distance) * loose
-    # what under- or overflowed may be anything
-    highest = tl.where(in_range(t, True), highest, float("inf"))
+    # what under- or overflowed may be anything, and so may a bonus that is infinite
+    highest = tl.where(in_range(t, True) & (highest == highest), highest, float("inf"))
     i, j = row + tl.arange(0, side)[:, None], column + tl.arange(0, side)[None, :]
     tl.store(bounds + i.to(tl.int64) * m + j, highest, (i < n) & (j < m))

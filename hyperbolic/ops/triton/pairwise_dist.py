@@ -18,10 +18,11 @@ from torch import Tensor
 from hyperbolic.ops.triton.gradient import Gradient, Sums, weighted_gradient
 from hyperbolic.ops.triton.rows import Rows, rows_of
 from hyperbolic.ops.triton.tile import entries, failures, place, slack, tested_distance, tiling
+from hyperbolic.validation import positive_or_nan
 
 
 def pairwise_dist(model: str, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    c = c.to(torch.float64)
+    c = positive_or_nan(c.to(torch.float64))
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], c.shape)
     d = x.new_empty((*batch, x.shape[-2], y.shape[-2]), dtype=result_type(x, y))
     if d.numel():
@@ -32,7 +33,7 @@ def pairwise_dist(model: str, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 def pairwise_dist_backward(model: str, x: Tensor, y: Tensor, c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
-    wide_c = c.to(torch.float64)
+    wide_c = positive_or_nan(c.to(torch.float64))
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], c.shape)
     total = Sums.zeros(x, y, c, result_type(x, y))
     if g.numel():
