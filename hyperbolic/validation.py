@@ -85,9 +85,8 @@ def arguments(
         if a.dtype not in DTYPES:
             wanted = "float16, bfloat16, float32 or float64"
             raise TypeError(f"{title}: {name} must be a tensor of {wanted}, got {str(a.dtype).removeprefix('torch.')}")
-        if a.layout is not torch.strided or a.is_nested:
-            layout = "a nested tensor" if a.is_nested else str(a.layout)
-            raise TypeError(f"{title}: {name} must be a dense tensor, got {layout}")
+        if a.layout is not torch.strided:
+            raise TypeError(f"{title}: {name} must be a dense tensor, got {a.layout}")
         if a.dim() < len(dims):
             raise ValueError(
                 f"{title}: {name} must have shape (..., {', '.join(dims)}), got a tensor of shape {tuple(a.shape)}"

@@ -103,6 +103,35 @@ def test_layouts(case: Case) -> None:
         (lambda: pairwise.pairwise_dist(X, X, model="klein"), ValueError, "model must be 'lorentz' or 'poincare'"),
         (lambda: pairwise.nearest(X, X, k=3), ValueError, "k must be from 1 to the 2 rows of bank, got 3"),
         (lambda: pairwise.nearest(X, X, k=0), ValueError, "k must be from 1 to the 2 rows of bank, got 0"),
+        (lambda: pairwise.nearest(X, X, k=1.0), TypeError, "pairwise.nearest: k must be an int, got float"),
+        (lambda: pairwise.nearest(X, X, 1, depth_weight="1"), TypeError, "depth_weight must be a number, got str"),
+        (lambda: pairwise.nearest(X, X[None], 1), ValueError, r"bank must have shape \(M, D\), got \(1, 2, 2\)"),
+        *(
+            (lambda w=w: pairwise.nearest(X, X, 1, depth_weight=w), ValueError, f"depth_weight must be finite, got {w}")
+            for w in (float("nan"), float("inf"), float("-inf"))
+        ),
+        *(
+            (lambda t=t: pairwise.contrastive_loss(X, X, t), ValueError, "temperature must be positive and finite, got")
+            for t in (0.0, -0.1, float("nan"), float("inf"))
+        ),
+        (lambda: pairwise.contrastive_loss(X, X, "1"), TypeError, "temperature must be a number or a floating point"),
+        (lambda: pairwise.contrastive_loss(X[:0], X[:0], 1.0), ValueError, r"at least one row, got \(0, 2\)"),
+        (
+            lambda: pairwise.contrastive_loss(X[:0], X, 1.0, labels=torch.zeros(0, dtype=torch.int64)),
+            ValueError,
+            "x must have at least one row",
+        ),
+        (lambda: pairwise.contrastive_loss(X, X, 1.0, labels=[0, 1]), TypeError, "labels must be a tensor .* got list"),
+        (
+            lambda: pairwise.contrastive_loss(X, X, 1.0, labels=torch.zeros(2, dtype=torch.int64, device="meta")),
+            ValueError,
+            r"labels must be .* on cpu, got int64 of shape \(2,\) on meta",
+        ),
+        (lambda: lorentz.dist(X, X.to_sparse()), TypeError, "lorentz.dist: y must be a dense tensor, got torch.sparse"),
+        (lambda: lorentz.dist0(X.to_sparse()), TypeError, "lorentz.dist0: x must be a dense tensor, got torch.sparse"),
+        (lambda: lorentz.dist0(X, c=10**400), ValueError, "c must be positive and finite, got 1000"),
+        (lambda: lorentz.dist0(X, c=float("inf")), ValueError, "c must be positive and finite, got inf"),
+        (lambda: lorentz.from_ambient(X[:, :1]), ValueError, r"p must have at least two elements along D\+1"),
         (
             lambda: pairwise.contrastive_loss(X, X[:1], 1.0),
             ValueError,

@@ -73,6 +73,24 @@ def test_vmap(model: str, name: str) -> None:
             torch.testing.assert_close(a[i], b, rtol=1e-13, atol=1e-15)
 
 
+@NAMES
+@MODELS
+def test_vmap_over_none(model: str, name: str) -> None:
+    """Of nothing, results of the shape that each would have, and gradients."""
+    f = functions(model)[name]
+    _, y, c, t = arguments()
+    none = torch.zeros(0, 4, 3, dtype=torch.float64, requires_grad=True)
+    shape = {"pairwise_dist": (0, 4, 5), "nearest": (0, 4, 2), "contrastive_loss": (0,)}[name]
+    out = vmap(f, in_dims=(0, None, None, None))(none, y, c, t)
+    assert (out.shape, out.dtype) == (shape, torch.float64)
+    assert torch.autograd.grad(out.sum(), none)[0].shape == (0, 4, 3)
+    assert vmap(vmap(f, in_dims=(0, None, None, None)), in_dims=(1, None, None, None))(
+        none[:, None].expand(0, 2, 4, 3), y, c, t
+    ).shape == (2, *shape)
+    slopes = vmap(grad(loss(f), (0, 1)), in_dims=(0, None, None, None))(none.detach(), y, c, t)
+    assert [a.shape for a in slopes] == [(0, 4, 3), (0, 5, 3)]
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @NAMES
 def test_compile(name: str, backend: str) -> None:

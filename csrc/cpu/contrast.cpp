@@ -11,11 +11,11 @@ namespace hyperbolic::cpu {
 
 namespace {
 
-void check(const Tensor& x, const Tensor& y, const Tensor& labels, const Tensor& c, const Tensor& temperature,
-           std::initializer_list<std::pair<const char*, const Tensor&>> rows) {
-  Shapes shapes("contrast");
-  shapes.is("x", x, "ND");
-  shapes.is("y", y, "MD");
+void check(int model, const Tensor& x, const Tensor& y, const Tensor& labels, const Tensor& c,
+           const Tensor& temperature, std::initializer_list<std::pair<const char*, const Tensor&>> rows) {
+  Shapes shapes(model, "contrast");
+  shapes.is("x", x, "N, D");
+  shapes.is("y", y, "M, D");
   shapes.are_labels(labels, x);
   shapes.is_number("c", c);
   shapes.is_number("temperature", temperature);
@@ -36,7 +36,7 @@ const int64_t* rows_of(const Tensor& labels, int64_t rows) {
 template <int model>
 std::tuple<Tensor, Tensor> contrast(const Tensor& x, const Tensor& y, const Tensor& labels_given, const Tensor& c,
                                     const Tensor& temperature) {
-  check(x, y, labels_given, c, temperature, {});
+  check(model, x, y, labels_given, c, temperature, {});
   Pairs pairs{model, is_wide(x, y), positive(widened(c), 0), matrix(y, 0), matrix(x, 0)};
   const double tau = positive(widened(temperature), 0);
   const int64_t rows = x.size(0);
@@ -84,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> contrast_backward(const Tensor& x, co
                                                              const Tensor& c, const Tensor& temperature,
                                                              const Tensor& partition, const Tensor& g,
                                                              const Tensor& h) {
-  check(x, y, labels, c, temperature, {{"partition", partition}, {"g", g}, {"h", h}});
+  check(model, x, y, labels, c, temperature, {{"partition", partition}, {"g", g}, {"h", h}});
   const bool wide = is_wide(x, y);
   const double tau = positive(widened(temperature), 0), curvature = positive(widened(c), 0);
   const std::vector<double> partition_of = values(partition), g_of = values(g), h_of = values(h);

@@ -18,13 +18,13 @@ bool before(const Candidate& a, const Candidate& b) {
 
 template <int model>
 Tensor nearest(const Tensor& query, const Tensor& bank, const Tensor& c, int64_t k, double depth_weight) {
-  Shapes shapes("nearest");
-  shapes.is("query", query, "ND");
-  shapes.is("bank", bank, "MD");
+  Shapes shapes(model, "nearest");
+  shapes.is("query", query, "N, D");
+  shapes.is("bank", bank, "M, D");
   shapes.is_number("c", c);
-  STD_TORCH_CHECK(k >= 1 && k <= bank.size(0), "nearest: k must be from 1 to the ", bank.size(0), " rows of bank, got ",
-                  k);
-  STD_TORCH_CHECK(std::isfinite(depth_weight), "nearest: depth_weight must be finite, got ", depth_weight);
+  STD_TORCH_CHECK(k >= 1 && k <= bank.size(0), shapes.op(), ": k must be from 1 to the ", bank.size(0),
+                  " rows of bank, got ", k);
+  STD_TORCH_CHECK(std::isfinite(depth_weight), shapes.op(), ": depth_weight must be finite, got ", depth_weight);
   const Pairs pairs{model, is_wide(query, bank), positive(widened(c), 0), matrix(bank, 0), matrix(query, 0)};
   const int64_t queries = query.size(0), most = std::min(k + (pairs.wide ? 0 : spare), bank.size(0));
   Tensor out = empty({queries, k}, ScalarType::Long);

@@ -26,24 +26,24 @@ class AllPairs {
   std::vector<std::vector<double>> rows_;
 };
 
-// What all arguments broadcast to; g may be null.
-Batch batch_of(const Tensor& x, const Tensor& y, const Tensor& c, const Tensor* g) {
-  Shapes shapes("pairwise_dist");
+// What all arguments, named as in the schema, broadcast to; g may be null.
+Batch batch_of(int model, const Tensor& x, const Tensor& y, const Tensor& c, const Tensor* g) {
+  Shapes shapes(model, "pairwise_dist");
   Batch batch;
-  auto add = [&](const char* name, const Tensor& a, std::string_view letters) {
-    shapes.ends(name, a, letters);
-    batch.add(name, a, int64_t(letters.size()));
+  auto add = [&](const char* name, const Tensor& a, std::string_view dims) {
+    shapes.ends(name, a, dims);
+    batch.add(shapes.op(), name, a, Shapes::count(dims));
   };
-  add("x", x, "ND");
-  add("y", y, "MD");
-  add("c", c, "");
-  if (g) add("g", *g, "NM");
+  add("a0", x, "N, D");
+  add("a1", y, "M, D");
+  add("a2", c, "");
+  if (g) add("a3", *g, "N, M");
   return batch;
 }
 
 template <int model>
 Tensor pairwise_dist(const Tensor& x, const Tensor& y, const Tensor& c_given) {
-  const Batch batch = batch_of(x, y, c_given, nullptr);
+  const Batch batch = batch_of(model, x, y, c_given, nullptr);
   const Tensor c = widened(c_given);
   const bool wide = is_wide(x, y);
   const int64_t n = x.size(x.dim() - 2), m = y.size(y.dim() - 2);
@@ -78,8 +78,8 @@ Tensor gradient(const Tensor& own, const Tensor& other, const Tensor& c, const T
   const PairwiseKernels& kernel = kernels().pairwise;
   const int64_t blocks = divide_up(own.size(own.dim() - 2), kernel.block(own.size(own.dim() - 1)));
   const AllPairs pairs(batch.count(), blocks, [&](int64_t b) {
-    return Pairs{model, is_wide(own, other), positive(c, batch.offset(c, 0, b)), matrix(other, batch.offset(other, 2, b)),
-                 matrix(own, batch.offset(own, 2, b))};
+    return Pairs{model, is_wide(own, other), positive(c, batch.offset(c, 0, b)),
+                 matrix(other, batch.offset(other, 2, b)), matrix(own, batch.offset(own, 2, b))};
   });
   auto at_block = [&](int64_t b, int64_t first, int64_t begin, int64_t end, double* total, double* gc, double*) {
     Matrix weights = matrix(g, batch.offset(g, 2, b));
@@ -91,7 +91,7 @@ Tensor gradient(const Tensor& own, const Tensor& other, const Tensor& c, const T
 template <int model>
 std::tuple<Tensor, Tensor, Tensor> pairwise_dist_backward(const Tensor& x, const Tensor& y, const Tensor& c_given,
                                                           const Tensor& g) {
-  const Batch batch = batch_of(x, y, c_given, &g);
+  const Batch batch = batch_of(model, x, y, c_given, &g);
   const Tensor c = widened(c_given);
   std::vector<double> by_c(batch.count()), sums(std::max<int64_t>(1, c.numel()));
   Tensor gx = gradient<model>(x, y, c, g, true, batch, nullptr);

@@ -23,13 +23,13 @@ struct Argument {
   int64_t rank;  // of the batch
   Dtype dtype;
 
-  Argument(Tensor t, bool vector, const char* name)
+  Argument(Tensor t, bool vector, const char* op, const char* name)
       : tensor(std::move(t)),
         core(vector),
         size(tensor.sizes().data()),
         stride(tensor.strides().data()),
         rank(tensor.dim() - core),
-        dtype(dtype_of(tensor, name)) {}
+        dtype(dtype_of(tensor, op, name)) {}
 
   // Dimension d of a batch of the given rank: its own one, or -1 where it is the same for all.
   int64_t own(int64_t d, int64_t batch_rank) const {
@@ -73,12 +73,13 @@ struct RowCall {
     args.reserve(count);
     for (int a = 0; a < count; a++) {
       bool vector = a < vectors || (a == vectors + scalars && returns_vector);
-      args.emplace_back(torch::stable::detail::to<Tensor>(stack[a]), vector, names[a]);
+      args.emplace_back(torch::stable::detail::to<Tensor>(stack[a]), vector, kernel.name, names[a]);
     }
     int64_t rank = 0;
     for (const Argument& a : args) rank = std::max(rank, a.rank);
-    STD_TORCH_CHECK(args[0].rank >= 0 && rank <= max_dims, kernel.name, ": a0 must have from 1 to ", max_dims + 1,
-                    " dimensions, got ", text(args[0].tensor));
+    STD_TORCH_CHECK(args[0].rank >= 0 && rank <= max_dims, kernel.name,
+                    ": a0 must have shape (..., D), with at most ", max_dims, " dimensions before D, got ",
+                    text(args[0].tensor));
     dim = args[0].size[args[0].rank];
     STD_TORCH_CHECK(dim > 0, kernel.name, ": a0 must have at least one element along D, got ", text(args[0].tensor));
     shape.assign(rank, 1);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "../math/base.h"
@@ -18,7 +19,7 @@ namespace hyperbolic::cpu {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline Dtype dtype_of(const Tensor& a, const char* name = "a tensor") {
+inline Dtype dtype_of(const Tensor& a, std::string_view op = "hyperbolic", const char* name = "an argument") {
   switch (a.scalar_type()) {
     case ScalarType::Float:
       return Dtype::float32;
@@ -29,7 +30,7 @@ inline Dtype dtype_of(const Tensor& a, const char* name = "a tensor") {
     case ScalarType::Half:
       return Dtype::float16;
     default:
-      STD_TORCH_CHECK(false, "hyperbolic: ", name, " must be of float16, bfloat16, float32 or float64, got ",
+      STD_TORCH_CHECK(false, op, ": ", name, " must be a tensor of float16, bfloat16, float32 or float64, got ",
                       a.scalar_type());
   }
 }
@@ -43,7 +44,7 @@ inline int64_t size_of(Dtype dtype) {
 inline std::string text(const int64_t* sizes, int64_t rank) {
   std::string result = "(";
   for (int64_t d = 0; d < rank; d++) result += (d ? ", " : "") + std::to_string(sizes[d]);
-  return result + ")";
+  return result + (rank == 1 ? ",)" : ")");
 }
 inline std::string text(const Tensor& a) { return text(a.sizes().data(), a.dim()); }
 
@@ -65,12 +66,12 @@ inline int64_t product(const int64_t* sizes, int64_t rank) {
 class Batch {
  public:
   // `core`: how many trailing dimensions of the argument are its own.
-  void add(const char* name, const Tensor& a, int64_t core) {
+  void add(std::string_view op, const char* name, const Tensor& a, int64_t core) {
     int64_t own = a.dim() - core;
     if (own > int64_t(shape_.size())) shape_.insert(shape_.begin(), own - shape_.size(), 1);
     for (int64_t d = 0; d < own; d++) {
       int64_t& size = shape_[shape_.size() - own + d];
-      STD_TORCH_CHECK(size == 1 || a.size(d) == 1 || a.size(d) == size, "hyperbolic: ", name,
+      STD_TORCH_CHECK(size == 1 || a.size(d) == 1 || a.size(d) == size, op, ": ", name,
                       " must have a batch shape that broadcasts with ", text(shape_.data(), int64_t(shape_.size())),
                       ", got ", text(a));
       if (a.size(d) != 1) size = a.size(d);

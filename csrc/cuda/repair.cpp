@@ -26,19 +26,19 @@ struct Sides {
 Input input(const Tensor& a) { return {a.const_data_ptr(), dtype_of(a)}; }
 
 // The matrix `d`, called `name`, and how many NaN each of its tiles has.
-void check(const char* name, const Tensor& d, const Tensor& x, const Tensor& y, const Tensor& c, const Tensor& tiles,
-           int64_t tile_rows, int64_t tile_columns) {
-  cpu::Shapes shapes("repair");
-  shapes.is("x", x, "ND");
-  shapes.is("y", y, "MD");
-  shapes.is(name, d, "NM");
+void check(int model, const char* name, const Tensor& d, const Tensor& x, const Tensor& y, const Tensor& c,
+           const Tensor& tiles, int64_t tile_rows, int64_t tile_columns) {
+  cpu::Shapes shapes(model, "repair");
+  shapes.is("x", x, "N, D");
+  shapes.is("y", y, "M, D");
+  shapes.is(name, d, "N, M");
   shapes.is_number("c", c);
-  STD_TORCH_CHECK(tile_rows >= 1 && tile_columns >= 1, "repair: tiles must have rows and columns, got ", tile_rows,
+  STD_TORCH_CHECK(tile_rows >= 1 && tile_columns >= 1, shapes.op(), ": tiles must have rows and columns, got ", tile_rows,
                   " by ", tile_columns);
   const int64_t down = divide_up(d.size(0), tile_rows), across = divide_up(d.size(1), tile_columns);
   STD_TORCH_CHECK(tiles.scalar_type() == ScalarType::Int && tiles.dim() == 2 && tiles.size(0) == down &&
                       tiles.size(1) == across,
-                  "repair: tiles must be int32 of shape (", down, ", ", across, "), got ", tiles.scalar_type(), " ",
+                  shapes.op(), ": tiles must be int32 of shape (", down, ", ", across, "), got ", tiles.scalar_type(), " ",
                   cpu::text(tiles));
 }
 
@@ -64,7 +64,7 @@ Pairs pairs(const Sides& sides, const Tensor& d, const Tensor& c, const Tensor& 
 template <const RepairKernel& kernel>
 void repair(const Tensor& d, const Tensor& x, const Tensor& y, const Tensor& c, const Tensor& tiles, int64_t tile_rows,
             int64_t tile_columns) {
-  check("d", d, x, y, c, tiles, tile_rows, tile_columns);
+  check(&kernel == &poincare_repair, "d", d, x, y, c, tiles, tile_rows, tile_columns);
   if (d.numel() == 0) return;
   const Device device(d);
   for (const Tensor& a : {x, y, c, tiles}) device.expect(a);
@@ -114,8 +114,8 @@ template <const RepairKernel& kernel>
 void repair_backward(const Tensor& w, const Tensor& g, const Tensor& x, const Tensor& y, const Tensor& c,
                      const Tensor& gx, const Tensor& gy, const Tensor& gc, const Tensor& tiles, int64_t tile_rows,
                      int64_t tile_columns) {
-  check("w", w, x, y, c, tiles, tile_rows, tile_columns);
-  check("g", g, x, y, c, tiles, tile_rows, tile_columns);
+  check(&kernel == &poincare_repair, "w", w, x, y, c, tiles, tile_rows, tile_columns);
+  check(&kernel == &poincare_repair, "g", g, x, y, c, tiles, tile_rows, tile_columns);
   STD_TORCH_CHECK(gc.scalar_type() == ScalarType::Double && gc.numel() == 1,
                   "repair: gc must be one number of float64, got ", gc.scalar_type(), " ", cpu::text(gc));
   if (w.numel() == 0) return;

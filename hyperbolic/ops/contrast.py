@@ -29,9 +29,7 @@ class Contrast:
         name = f"{model}_contrast"
         arguments = "Tensor x, Tensor y, Tensor labels, Tensor c, Tensor temperature"
         self.name = name
-        self.operator = declare(
-            name, f"({arguments}) -> (Tensor, Tensor)", self.check, self.evaluate, self.fake
-        )
+        self.operator = declare(name, f"({arguments}) -> (Tensor, Tensor)", self.check, self.evaluate, self.fake)
         self.backward = declare(
             name + "_backward",
             f"({arguments}, Tensor partition, Tensor g, Tensor h) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -78,11 +76,11 @@ class Contrast:
 
     def check(self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor, *rows: Tensor) -> None:
         """``rows`` are the partition and the cotangents of both results, those of the backward."""
-        check_labels(self.name, labels, x)
         names = ("x", "y", "c", "temperature", "partition", "g", "h")
         ranks = (("N", "D"), ("M", "D"), (), (), ("N",), ("N",), ("N",))
         args = (x, y, c, temperature, *rows)
         validation.matrices(self.name, names[: len(args)], ranks[: len(args)], args)
+        check_labels(self.name, labels, x)
 
     @staticmethod
     def _dtype(x: Tensor, y: Tensor) -> torch.dtype:

@@ -168,6 +168,7 @@ class Level:
         """The reference: runs where no compiled kernel does."""
         place = self.op.names.index("c")
         args = (*args[:place], validation.positive_or_nan(args[place]), *args[place + 1 :])
+        self.fake(*args)  # fails at once where there is no memory for the results, and not after the work
         results = self.in_pieces(args)
         if self.arity is None:
             shape, dtype = self._result(args)
@@ -376,22 +377,25 @@ class Op:
         if not any(map(is_abstract, tensors)):
             validation.values(self.title, self.names, self.ranks, self.inside, self.space, tensors)
 
-    def _plain(self, args: Sequence[Scalar]) -> list[Tensor] | None:
-        """``args`` if they need no further checks: vectors of one shape and type and numbers, on the CPU."""
+    def _plain(self, args: Sequence[Any]) -> list[Tensor] | None:
+        """``args`` if they need no further checks: vectors of one shape and type and numbers, on the CPU, whose memory
+        holds what they are.
+        """
         first = args[0]
-        if not self.only_vectors or type(first) not in _PLAIN or not first.is_cpu:  # type: ignore[union-attr]
+        if not self.only_vectors or type(first) not in _PLAIN:
             return None
-        shape, dtype = first.shape, first.dtype  # type: ignore[union-attr]
+        shape, dtype = first.shape, first.dtype
         if not shape or shape[-1] == 0 or dtype not in validation.DTYPES:
             return None
         plain = []
         for a, core in zip(args, self.cores):
             if core.dims:
-                if type(a) not in _PLAIN or a.shape != shape or a.dtype is not dtype or not a.is_cpu or a.is_neg():  # type: ignore[union-attr]
+                alike = type(a) in _PLAIN and a.shape == shape and a.dtype is dtype
+                if not alike or not a.is_cpu or a.layout is not torch.strided or a.is_neg():
                     return None
                 plain.append(a)
             elif type(a) is float and 0 < a < math.inf:
                 plain.append(_constant(a))
             else:
                 return None
-        return plain  # type: ignore[return-value]
+        return plain

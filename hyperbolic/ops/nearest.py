@@ -12,15 +12,19 @@ from hyperbolic.ops.dispatch import Op, declare, map_in_turn
 
 # Entries of the distance matrix in flight at a time.
 _BLOCK = 1 << 20
+# More fit no memory, but a view may have them, and would be gone through for years. As in csrc/cpu/tensors.h.
+_MOST = 1 << 48
 
 
 def arguments(
     title: str, query: Tensor, bank: Tensor, c: float | Tensor, k: int, depth_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``query``, ``bank`` and ``c`` as tensors, after all checks that need no data."""
-    query, bank, c = validation.matrices(
-        title, ("query", "bank", "c"), (("N", "D"), ("M", "D"), ()), (query, bank, c)
-    )
+    query, bank, c = validation.matrices(title, ("query", "bank", "c"), (("N", "D"), ("M", "D"), ()), (query, bank, c))
+    if not hasattr(type(k), "__index__"):
+        raise TypeError(f"{title}: k must be an int, got {type(k).__name__}")
+    if not isinstance(depth_weight, (int, float, torch.SymFloat)):
+        raise TypeError(f"{title}: depth_weight must be a number, got {type(depth_weight).__name__}")
     if not 1 <= k <= bank.shape[0]:
         raise ValueError(f"{title}: k must be from 1 to the {bank.shape[0]} rows of bank, got {k}")
     if not -math.inf < depth_weight < math.inf:
@@ -47,6 +51,8 @@ class Nearest:
 
     def evaluate(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:
         """The reference: scores in float64, so that rounding to the points' type makes no ties."""
+        if bank.numel() > _MOST:
+            raise ValueError(f"{self.name}: bank must have at most 2^48 elements, got {tuple(bank.shape)}")
         query, distance = query.to(torch.float64), self.dist.level.evaluate
         best = query.new_empty(query.shape[0], 0)
         index = torch.empty_like(best, dtype=torch.int64)
