@@ -70,9 +70,13 @@ def map_in_turn(name: str, operator: Any, fake: Callable[..., Any]) -> None:
     def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
         if info.batch_size == 0:
             one = fake(*(a if d is None else a.new_empty(a.movedim(d, 0).shape[1:]) for a, d in zip(args, in_dims)))
-            if isinstance(one, Tensor):
-                return one.new_empty(0, *one.shape), 0
-            return tuple(a.new_empty(0, *a.shape) for a in one), (0,) * len(one)
+            # Of no elements, but so that gradients find their way.
+            link = sum(a.sum() for a in args if isinstance(a, Tensor) and a.is_floating_point())
+            none = [
+                a.new_empty(0, *a.shape) + (link if a.is_floating_point() else 0)
+                for a in ((one,) if isinstance(one, Tensor) else one)
+            ]
+            return (none[0], 0) if isinstance(one, Tensor) else (tuple(none), (0,) * len(none))
         each = [
             operator(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims)))
             for i in range(info.batch_size)
