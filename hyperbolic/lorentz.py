@@ -6,13 +6,13 @@ at ``x`` is its space components too, and any vector is one: ``v0 = x.v/x0``. Ra
 x)``.
 
 Every function takes tensors of any floating point type, broadcasts batch shapes, and takes the curvature
-parameter ``c`` as a positive number or as a tensor that broadcasts against the batch shape. All are
-differentiable in every tensor, ``c`` included, to any order. Arithmetic inside has at least twice the digits of
-the arguments and the result is rounded once; half-precision points give half-precision points and float32
-scalars.
+parameter ``c`` as a positive number or as a tensor that broadcasts against the batch shape; where an element of a
+tensor is not positive and finite, results are NaN. All are differentiable in every tensor, ``c`` included, to any
+order. Arithmetic inside has at least twice the digits of the arguments and the result is rounded once;
+half-precision points give half-precision points and float32 scalars.
 
 Raises, in every function: ``TypeError`` for an argument that is no floating point tensor; ``ValueError`` for
-shapes that do not fit, devices that differ, or a number ``c`` that is not positive. Values are checked within
+shapes that do not fit, devices that differ, or a number ``c`` that is not positive and finite. Values are checked within
 ``hyperbolic.checks()``. Error bounds are those of ``docs/numerics.md``: scalars in units in the last place
 (ULP), points by hyperbolic displacement and tangents in the Riemannian norm, in units of the type's epsilon.
 """

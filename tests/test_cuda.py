@@ -146,6 +146,50 @@ def test_gradient_of_dist(model: str, dtype: torch.dtype, device: Device) -> Non
 
 
 @devices
+def test_refused(device: Device) -> None:
+    """What does not fit is refused before memory is read."""
+    x, c, d, tiles = torch.zeros(2, 3), torch.tensor(1.0), torch.zeros(2, 2), torch.ones(1, 1, dtype=torch.int32)
+    for operator, args, message in (
+        ("lorentz_dist", (x, torch.zeros(2, 500), c), "a1 must have size 3 along D as a0 has, got"),
+        ("lorentz_dist", (x, torch.zeros(5, 3), c), "a1 must have a batch shape that broadcasts"),
+        ("poincare_expmap_backward", (x, x, c, torch.zeros(2, 4)), "a3 must have size 3 along D as a0 has, got"),
+        ("poincare_mobius_add", (x, x.long(), c), "a1 must be a tensor of float16"),
+        ("lorentz_dist0", (x[:, :1].expand(2, 2**60), c), "at most 2.48 elements"),
+        ("lorentz_dist0", (x.reshape(1, 2, 3).expand(2**60, 2, 3), c), "at most 2.48 elements"),
+        ("lorentz_dist0", (c, c), "a0 must have shape"),
+        ("lorentz_repair", (d, torch.zeros(9, 3), x, c, tiles, 2, 2), "d must have size 9 along N as x has, got"),
+        ("lorentz_repair", (d, x, x, c, tiles, 1, 2), "tiles must be int32 of shape"),
+        ("lorentz_repair", (d, x, x, c, tiles, 0, 2), "tiles must have rows and columns"),
+        ("poincare_repair_backward", (d, d, x, x, c, x, x, c, tiles, 2, 2), "must be one number of float64"),
+        ("poincare_repair_backward", (d, d[:1], x, x, c, x, x, c, tiles, 2, 2), "g must have size 2 along N"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            device(operator, *args)
+    size = 2**62
+    filled = torch.full((2, 2), torch.nan)
+    device("lorentz_repair", filled, x, x, c, tiles, size, size)
+    assert not filled.any()
+
+
+@devices
+@pytest.mark.parametrize("bad", [0.0, -1.0, torch.nan, torch.inf])
+def test_curvature_of_rows(bad: float, device: Device) -> None:
+    """NaN where it is none, also of the origin and of coincident points."""
+    x, c = torch.tensor([[0.0, 0.0], [0.1, 0.2], [0.1, 0.2]]), torch.tensor([1.0, bad, bad])
+    x[2] = 0.0
+    for operator, args in (
+        ("lorentz_dist", (x, x, c)),
+        ("poincare_dist", (x, x, c)),
+        ("poincare_expmap0", (x, c)),
+        ("lorentz_logmap0", (x, c)),
+    ):
+        assert device(operator, *args).reshape(3, -1).isnan().all(1).tolist() == [False, True, True]
+    filled = torch.full((3, 3), torch.nan)
+    device("lorentz_repair", filled, x, x, c[1], torch.ones(1, 1, dtype=torch.int32), 3, 3)
+    assert filled.isnan().all()
+
+
+@devices
 @pytest.mark.parametrize("name", ["poincare.expmap0", "poincare.expmap", "poincare.mobius_add"])
 @dtypes
 def test_strictly_inside(name: str, dtype: torch.dtype, device: Device) -> None:
