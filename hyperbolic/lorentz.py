@@ -12,8 +12,8 @@ order. Arithmetic inside has at least twice the digits of the arguments and the 
 half-precision points give half-precision points and float32 scalars.
 
 Raises, in every function: ``TypeError`` for an argument that is no floating point tensor; ``ValueError`` for
-shapes that do not fit, devices that differ, or a number ``c`` that is not positive and finite. Values are checked within
-``hyperbolic.checks()``. Error bounds are those of ``docs/numerics.md``: scalars in units in the last place
+shapes that do not fit, devices that differ, or a number ``c`` that is not positive and finite. Values are checked
+within ``hyperbolic.checks()``. Error bounds are those of ``docs/numerics.md``: scalars in units in the last place
 (ULP), points by hyperbolic displacement and tangents in the Riemannian norm, in units of the type's epsilon.
 """
 
