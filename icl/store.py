@@ -63,8 +63,9 @@ def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
         version = whole("version", version, 1)
     uri = folder / ROWS
     try:
-        return lance.dataset(str(uri), version=version)
-    except (OSError, ValueError, OverflowError) as error:
+        with _without_panic():
+            return lance.dataset(str(uri), version=version)
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
         if version is not None and uri.exists():
             raise BankError(f"{folder} has no version {version}: AnchorBank.open(...).versions() lists them") from error
         raise _damaged(folder, error) from error
@@ -72,7 +73,12 @@ def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
 
 def versions(folder: Path) -> list[tuple[int, datetime]]:
     """Return all versions that can be opened, with when they were made, in UTC."""
-    made = open_rows(folder, None).versions()
+    rows = open_rows(folder, None)
+    try:
+        with _without_panic():
+            made = rows.versions()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _damaged(folder, error) from error
     # the storage gives local times without a zone
     return [(int(v["version"]), cast(datetime, v["timestamp"]).astimezone(timezone.utc)) for v in made]
 
@@ -93,7 +99,8 @@ def version_at(folder: Path, when: datetime) -> int:
 def reading(folder: Path, version: int, what: str | None = None) -> Iterator[None]:
     """Explain what the storage raises: the version is gone, or ``what`` cannot be done, by default reading the rows."""
     try:
-        yield
+        with _without_panic():
+            yield
     except BankError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
@@ -104,6 +111,17 @@ def reading(folder: Path, version: int, what: str | None = None) -> Iterator[Non
         if what is None:
             raise _damaged(folder, error) from error
         raise BankError(f"{what}: {_without_place(error)}") from error
+
+
+@contextlib.contextmanager
+def _without_panic() -> Iterator[None]:
+    """Raise as a RuntimeError where the storage's own code fails on damage, which it tells by a BaseException."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of a module that cannot be imported
+            raise RuntimeError(str(error)) from error
+        raise
 
 
 def _damaged(folder: Path, error: Exception) -> BankError:

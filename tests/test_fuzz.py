@@ -107,7 +107,7 @@ print(list(tally.faults))
 PLANTED = """
 import os
 from hypothesis import strategies as st
-def prepare():
+def prepare(recipe=None):
     pass
 def recipes():
     return st.fixed_dictionaries({"numbers": st.lists(st.integers(0, 5000))})

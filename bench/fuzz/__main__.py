@@ -23,13 +23,15 @@ from typing import Any
 
 from fuzz import STATE, SURFACES
 from fuzz.isolation import Fault, death
-from fuzz.rounds import SECONDS, SHRINKING, judge, surface
+from fuzz.rounds import SECONDS, judge, surface
 
 CORPUS = Path(__file__).parent / "corpus"
 # The kernels that are compiled with sanitizers serve these; the others would find in them nothing of ours.
 SANITIZED = ("functions", "operators")
 SILENCE = 150.0
 """Seconds without a new call after which a process hangs."""
+PREPARATION = 900.0
+"""Seconds that imports, the workspace and shrinking take at the most, on a machine that is busy with other things."""
 _writing = threading.Lock()
 
 
@@ -131,8 +133,8 @@ def watched(
         while process.poll() is None:
             time.sleep(0.1)
             now = trace / "now.json"
-            quiet = time.time() - now.stat().st_mtime if now.exists() else time.monotonic() - started
-            if quiet > SILENCE or time.monotonic() - started > seconds + 2 * SHRINKING + SILENCE:
+            quiet = time.time() - now.stat().st_mtime if now.exists() else 0.0
+            if quiet > SILENCE or time.monotonic() - started > seconds + PREPARATION:
                 process.kill()
                 process.wait()
                 return Fault("hang", f"no new call for {SILENCE} s")

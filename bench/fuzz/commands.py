@@ -74,9 +74,13 @@ def commands() -> dict[str, Any]:
     return found
 
 
-def prepare() -> None:
-    """Import what commands do, so that each fork need not; nothing of it is used here."""
+def prepare(recipe: Any = None) -> None:
+    """Import what commands do, so that each fork need not, and use nothing of it; for a recipe make what it names."""
     import icl
+
+    if recipe is not None:
+        workspace(*_named(recipe["argv"]))
+        return
 
     warnings.filterwarnings("ignore", "lance is not fork-safe")  # it is, until it is used
     for module in pkgutil.walk_packages(icl.__path__, "icl."):
@@ -118,7 +122,7 @@ def judge(recipe: Mapping[str, Any]) -> None:
     argv = recipe["argv"]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         os.chdir(name)
-        wanted = {Path(word).parts[0] for word in argv if word}
+        wanted = _named(argv)
         left_out = shutil.ignore_patterns(*(MADE.keys() - wanted))
         shutil.copytree(workspace(*wanted), name, dirs_exist_ok=True, ignore=left_out)
         with _captured(Path(name, "said")) as file:
@@ -132,6 +136,10 @@ def judge(recipe: Mapping[str, Any]) -> None:
         raise Fault(f"{command}: exit code {code}", text[-2000:])
     if code == 1 and not text.strip():
         raise Fault(f"{command}: fails without a word")
+
+
+def _named(argv: list[str]) -> set[str]:
+    return {Path(word).parts[0] for word in argv if word.strip(".")}
 
 
 def _run(argv: list[str]) -> int:

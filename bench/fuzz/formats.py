@@ -136,8 +136,16 @@ FORMATS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 
-def prepare() -> None:
-    commands.prepare()
+def prepare(recipe: Any = None) -> None:
+    """As for commands; for a recipe the file that it damages."""
+    if recipe is None:
+        return commands.prepare()
+    if "format" in recipe:
+        workspace(_root(recipe))
+
+
+def _root(recipe: Mapping[str, Any]) -> str:
+    return Path(FORMATS[recipe["format"]][0]).parts[0]
 
 
 @cache
@@ -195,7 +203,7 @@ def judge(recipe: Mapping[str, Any]) -> None:
         if "texts" in recipe:
             return _judge_texts(recipe, folder)
         entry, read = FORMATS[recipe["format"]]
-        root = Path(entry).parts[0]
+        root = _root(recipe)
         source, copy = workspace(root) / root, folder / root
         shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
         try:
@@ -252,7 +260,7 @@ def _edit_tree(file: Path, what: str, place: int, value: str = "") -> None:
             tree: Any = [json.loads(line) for line in text.splitlines()]
         else:
             tree = json.loads(text) if form == "json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, RecursionError, yaml.YAMLError):
         return  # an edit before has made it something else
     nodes = list(_nodes(tree, form == "jsonl"))
     if not nodes:

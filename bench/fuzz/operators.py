@@ -50,8 +50,8 @@ def _cores() -> dict[str, list[tuple[str, ...]]]:
     return found
 
 
-def prepare() -> None:
-    functions.prepare()
+def prepare(recipe: Any = None) -> None:
+    functions.prepare(recipe)
 
 
 def recipes() -> st.SearchStrategy[dict[str, Any]]:

@@ -38,6 +38,7 @@ def judge(module: ModuleType, recipe: Mapping[str, Any], apart: bool) -> None:
     """``Fault`` if the recipe shows one; ``apart`` in a process of its own."""
     recipe = json.loads(json.dumps(recipe))  # as it will be read from the corpus
     if apart or getattr(module, "ISOLATED", False):
+        module.prepare(recipe)
         isolated(lambda: module.judge(recipe), getattr(module, "LIMIT", SECONDS))
         return
     try:

@@ -255,3 +255,12 @@ def test_damaged_rows_are_told(bank: AnchorBank) -> None:
         with pytest.raises(BankError, match=r"cannot be read|cannot filter by"):
             read()
     assert lance.dataset(str(bank.folder / "anchors.lance")).count_rows() == N
+
+
+@pytest.mark.parametrize("length", [0, 4, 163])
+def test_a_version_that_is_cut_is_told(bank: AnchorBank, length: int) -> None:
+    """The storage panics where a file ends before its footer says so."""
+    for path in (bank.folder / "anchors.lance" / "_versions").glob("*.manifest"):
+        path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(BankError, match="cannot be read"):
+        AnchorBank.open(bank.folder)
