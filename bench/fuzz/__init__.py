@@ -1,8 +1,8 @@
 """Fuzzing: random calls, files and command lines against what is promised of every one of them. ``make fuzz``.
 
 A *recipe* says one input in plain JSON, so that it can be kept in ``corpus/``, read, and run again. A *surface* is a
-module with three functions: ``prepare()``, for what forks share, of all recipes or of one, ``recipes()``, a hypothesis strategy, and
-``judge(recipe)``, which raises ``Fault`` where a promise is broken. ``SURFACES`` lists them:
+module with three functions: ``prepare()``, for what forks share, of all recipes or of one; ``recipes()``, a hypothesis
+strategy; and ``judge(recipe)``, which raises ``Fault`` where a promise is broken. ``SURFACES`` lists them:
 
 functions   the Python functions of ``hyperbolic``: results on views of every kind, against the reference on clones
 operators   ``torch.ops.hyperbolic``, called directly with shapes and types that fit and that do not
