@@ -19,6 +19,7 @@ from torch import Tensor
 from hyperbolic import lorentz, poincare
 from hyperbolic.ops.dispatch import Scalar
 from hyperbolic.reference import wide
+from hyperbolic.validation import DTYPES
 
 
 class _Hyperbolic(geoopt.Manifold):
@@ -173,7 +174,10 @@ class PoincareBall(_Hyperbolic):
 def _curvature(title: str, c: Any) -> Tensor:
     """``c`` as a floating point tensor of its own, after all checks."""
     number = isinstance(c, numbers.Real) and not isinstance(c, bool)
-    if not number and not (isinstance(c, Tensor) and not c.is_complex() and c.dtype != torch.bool):
+    if isinstance(c, Tensor):
+        # those of one byte have no arithmetic
+        number = c.dtype in DTYPES or not (c.is_floating_point() or c.is_complex() or c.dtype == torch.bool)
+    if not number:
         raise TypeError(f"{title}: c must be a number or a tensor of real numbers, got {c!r}")
     value = c.detach().clone() if isinstance(c, Tensor) else torch.tensor(float(c), dtype=torch.float64)
     if not value.is_floating_point():

@@ -1,5 +1,6 @@
 """What the public boundary accepts, refuses and checks."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -287,3 +288,10 @@ def test_checks_in_inference_mode() -> None:
             with pytest.raises(ValueError, match=r"y\[1\] is not finite"):
                 call()
         assert lorentz.dist(X, X).shape == (2,)
+
+
+def test_checks_take_views_with_the_negative_bit() -> None:
+    """The imaginary part of a conjugate is one; 2 atanh(1/2) = log 3."""
+    x = torch.tensor([complex(0, -0.5)], dtype=torch.complex128).conj().imag
+    with hyperbolic.checks():
+        assert poincare.dist0(x).item() == pytest.approx(math.log(3), rel=1e-15)

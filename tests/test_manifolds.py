@@ -81,7 +81,7 @@ def test_curvature(manifold: Any, model: str) -> None:
 def test_curvature_refused(manifold: Any, model: str, c: Any) -> None:
     with pytest.raises(ValueError, match=rf"{manifold.__name__}: c must be positive and finite, got"):
         manifold(c=c)
-    for other in ("1", True, None, 1j, torch.tensor(True)):
+    for other in ("1", True, None, 1j, torch.tensor(True), torch.tensor(1.0).to(torch.float8_e4m3fn)):
         with pytest.raises(TypeError, match=rf"{manifold.__name__}: c must be a number or a tensor of real numbers"):
             manifold(c=other)
 

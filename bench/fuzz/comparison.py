@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,12 @@ def outcome(call: Callable[[], Any], allowed: Sequence[type[Exception]]) -> list
         raise unexpected(error) from error
 
 
+def finite(arguments: Iterable[Any]) -> bool:
+    """Whether no tensor among the arguments has a NaN or an infinity."""
+    numbers = (a for a in arguments if isinstance(a, Tensor) and (a.is_complex() or a.dtype.itemsize > 1))
+    return all(bool(a.isfinite().all()) for a in numbers)
+
+
 def flat(result: Any) -> list[Tensor]:
     """Its tensors and numbers, in order."""
     if isinstance(result, Tensor):
@@ -52,14 +58,15 @@ def flat(result: Any) -> list[Tensor]:
     return []
 
 
-def compare(got: Tensor, want: Tensor, what: str, loose: bool) -> None:
+def compare(got: Tensor, want: Tensor, what: str, loose: bool, values: bool = True) -> None:
     """``Fault`` unless both have one shape, one type and, as far as both tell, the same values.
 
-    ``loose`` where the contract ends, far from the origin: there signs have to agree, and the rough size.
+    ``loose`` where the contract ends, far from the origin: there signs have to agree, and the rough size. ``values``
+    are not compared where the arguments are not finite, of which nothing is promised.
     """
     if got.shape != want.shape or got.dtype != want.dtype:
         raise Fault(f"{what}: shape or type", f"{got.dtype} {tuple(got.shape)}, want {want.dtype} {tuple(want.shape)}")
-    if not got.numel():
+    if not got.numel() or not values:
         return
     if got.is_complex():
         return compare(torch.view_as_real(got.resolve_conj()), torch.view_as_real(want.resolve_conj()), what, loose)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import hyperbolic
 from fuzz import tensors
-from fuzz.comparison import Reference, compare, flat, outcome
+from fuzz.comparison import Reference, compare, finite, flat, outcome
 from fuzz.isolation import Fault
 from hyperbolic import lorentz, manifolds, models, pairwise, poincare
 from hyperbolic.ops.dispatch import Op
@@ -135,14 +135,17 @@ def _argument(
 
 def judge(recipe: Mapping[str, Any]) -> None:
     """``Fault`` where the call does not do what it does on clones by way of the reference."""
-    name, mode = recipe["call"], recipe["mode"]
+    huge = any(map(tensors.is_huge, recipe["arguments"].values()))
+    name, mode = recipe["call"], "plain" if huge else recipe["mode"]
     given = {key: tensors.build(a) if tensors.is_tensor(a) else a for key, a in recipe["arguments"].items()}
     call = partial(_called, functions()[name], mode)
-    got = outcome(lambda: call(given), ALLOWED)
-    if any(map(tensors.is_huge, recipe["arguments"].values())):
+    # What no memory holds ends in any error of torch; geoopt's methods take what they are given to be tensors.
+    allowed = (*ALLOWED, *[RuntimeError] * huge, *[AttributeError] * name.startswith("manifolds."))
+    got = outcome(lambda: call(given), allowed)
+    if huge:
         return
     with Reference():
-        want = outcome(lambda: call({key: tensors.clone(a) for key, a in given.items()}), ALLOWED)
+        want = outcome(lambda: call({key: tensors.clone(a) for key, a in given.items()}), allowed)
     if isinstance(got, Exception) or isinstance(want, Exception):
         if type(got) is not type(want):
             raise Fault(f"{name}: {_ending(got)} where the reference ends in {_ending(want)}", f"{got!r}\n{want!r}")
@@ -150,7 +153,7 @@ def judge(recipe: Mapping[str, Any]) -> None:
     if len(got) != len(want):
         raise Fault(f"{name}: {len(got)} results, the reference has {len(want)}")
     for a, b in zip(got, want):
-        compare(a, b, name, loose=mode in ("gradient", "jvp") or not _moderate(given))
+        compare(a, b, name, mode in ("gradient", "jvp") or not _moderate(given), finite(given.values()))
 
 
 def _ending(result: Any) -> str:
@@ -170,11 +173,13 @@ def _moderate(given: Mapping[str, Any]) -> bool:
 
 
 def _called(function: Callable[..., Any], mode: str, given: Mapping[str, Any]) -> Any:
-    floats = {key: a for key, a in given.items() if isinstance(a, Tensor) and a.is_floating_point()}
+    # A manifold looks at its curvature when it is made, which no transform lets it do.
+    constant = "c" if hasattr(function, "__signature__") else ""
+    floats = {key: a for key, a in given.items() if isinstance(a, Tensor) and a.is_floating_point() and key != constant}
     if mode == "vmap" and floats:
         # over a dimension that no argument has yet
         names = list(floats)
-        stacked = [torch.stack([a, a]) if a.numel() < 1 << 20 else a.expand(2, *a.shape) for a in floats.values()]
+        stacked = [torch.stack([a, a]) for a in floats.values()]
         return torch.func.vmap(lambda *a: flat(_use(function, {**given, **dict(zip(names, a))})))(*stacked)
     if mode == "jvp" and floats:
         names = list(floats)

@@ -192,7 +192,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def rim(x: Tensor, c: Tensor) -> DoubleDouble:
     """``1 - c|x|^2``, exact to 1e-31, of float64 tensors (..., D) and (..., 1): positive inside the ball alone."""
-    square: DoubleDouble = total(DoubleDouble(*two_prod(x, x)), -1)
+    square: DoubleDouble = total(DoubleDouble(*two_prod(x.resolve_neg(), x.resolve_neg())), -1)
     return 1.0 - square * c
 
 
