@@ -140,3 +140,30 @@ def test_negative_views_of_pairs_and_compiled(model: str, name: str) -> None:
     leaf = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(f(negative(leaf)).sum(), leaf)
     assert torch.equal(slope, torch.autograd.grad(f(leaf).sum(), leaf)[0])
+
+
+COTANGENTS = """
+import torch
+from hyperbolic import pairwise  # registers the operators
+
+x, y = torch.tensor([[0.3, 0.4], [1.0, -2.0]]), torch.tensor([[0.5, 0.0], [0.0, 1.5], [2.0, 2.0]])
+rest = torch.tensor([2, 0]), torch.tensor(0.7), torch.tensor(0.2)
+for model in ("lorentz", "poincare"):
+    points = (x, y) if model == "lorentz" else (x / 4, y / 4)
+    partition, _ = getattr(torch.ops.hyperbolic, f"{model}_contrast")(*points, *rest)
+    backward = getattr(torch.ops.hyperbolic, f"{model}_contrast_backward")
+    g, h = torch.tensor([0.25, -1.5]), torch.tensor([2.0, 0.125])
+    wanted = backward(*points, *rest, partition, g, h)
+    for wide in ((g.double(), h), (g, h.double()), (g.double(), h.double())):
+        for a, b in zip(backward(*points, *rest, partition, *wide), wanted):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+v, c, largest, ones = torch.tensor([[0.3, 0.4]]), torch.tensor(0.0), torch.tensor(1e30), torch.ones(1, 2)
+assert all(a.isnan().all() for a in torch.ops.hyperbolic.lorentz_expmap0_backward(v, c, largest, ones))
+"""
+
+
+@KERNELS
+def test_backward_operators_called_directly(kernels: str) -> None:
+    """Cotangents of any floating type mean what they say, and no derivative of a bad curvature is a number."""
+    alone(COTANGENTS, kernels)

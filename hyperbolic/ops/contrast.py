@@ -123,7 +123,7 @@ class Contrast:
         t = validation.positive_or_nan(temperature).to(d.dtype)
         weights = -g[:, None] * (-d / t).softmax(-1) / t
         by_temperature = -(weights * d).sum().to(torch.float64) / temperature.to(torch.float64)
-        weights = weights.scatter_add(-1, labels[:, None], h[:, None])
+        weights = weights.scatter_add(-1, labels[:, None], h[:, None].to(weights.dtype))
         return *backward(x, y, c, weights), by_temperature.to(temperature.dtype)
 
     def jvp(self, args: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:

@@ -58,7 +58,7 @@ _OVERFLOW = 700.5
 def radius_limit(c: Variable, largest: Variable) -> Variable:
     """The radius at which a coordinate can reach ``largest``, or exp(r) overflows float64."""
     limit = log(sqrt(c)) + log(largest) + LN2
-    return where(limit.head < _OVERFLOW, limit, _OVERFLOW)
+    return where(limit.head >= _OVERFLOW, _OVERFLOW, limit)
 
 
 def shorten(v: Variable, c: Variable, limit: Variable, target: Variable | None = None) -> Variable:
