@@ -352,7 +352,7 @@ def test_adapters_are_loaded_swapped_and_removed() -> None:
         (lambda a: MimICConfig(direction="token"), "direction must be one of head, layer, got 'token'"),
         (lambda a: MimICConfig(mass="key"), "mass must be one of query, constant, got 'key'"),
         (lambda a: AdapterConfig.from_dict({"method": "peft"}), "method must be one of .*hificl.*, got 'peft'"),
-        (lambda a: AdapterConfig.from_dict({"method": "mimic", "r": 4}), "mimic has no r; it has direction"),
+        (lambda a: AdapterConfig.from_dict({"method": "mimic", "r": 4}), "mimic: there is no 'r', only direction"),
     ],
 )
 def test_what_is_wrong_is_said_and_changes_nothing(wrong: Callable[[Adapters], Any], message: str) -> None:

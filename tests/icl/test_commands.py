@@ -280,7 +280,7 @@ def test_what_changed_is_answered_anew(here: Path) -> None:
     third, fourth = pictures[3].read_bytes(), pictures[4].read_bytes()
     pictures[3].write_bytes(fourth)
     pictures[4].write_bytes(third)
-    for more in ((), ("--prompt", "cat"), ("--prompt", "cat", "--max-new-tokens", 1)):
+    for more in ((), ("--prompt", "apple"), ("--prompt", "apple", "--max-new-tokens", 1)):
         rows, fresh = (read(*options, *more, "--out", out) for out in ("kept", f"fresh{len(more)}"))
         answers = [
             {cell["method"]: cell["answers"] for cell in json.loads(Path(out, "results.json").read_text())["cells"]}

@@ -44,6 +44,7 @@ def test_a_point_shows_its_image(browser: Any, report: Path) -> None:
         points = page.locator("#disk .scatterlayer .point")
         page.wait_for_selector("#disk .scatterlayer .point")
         assert points.count() == 5
+        points.first.scroll_into_view_if_needed()
         box = points.first.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.wait_for_selector("#seen img")

@@ -240,8 +240,10 @@ def command(*args: Any) -> Result:
 
 def test_command(tmp_path: Path) -> None:
     write_vqa(tmp_path, "vqav2", {"train": 20, "val": 4}, "what is this ?")
-    data = ("--images", tmp_path / "images", "--vqav2", tmp_path / "vqav2", "--out", tmp_path / "out")
-    ran = command("idefics2-8b", "--model", "testbed", *data, "--method", "8-shot")
+    for part in load():  # from files, as a model whose processor takes any words
+        part.save_pretrained(tmp_path / "model")
+    data = ("--model", tmp_path / "model", "--images", tmp_path / "images", "--vqav2", tmp_path / "vqav2", "--out", tmp_path / "out")
+    ran = command("idefics2-8b", *data, "--method", "8-shot")
     assert ran.exit_code == 0, ran.stderr
     assert ran.stdout.count("\n| VQAv2 |") == len(rows_of("idefics2-8b", "vqav2"))
     told = json.loads((tmp_path / "out/idefics2-8b/published.json").read_text())
@@ -252,7 +254,7 @@ def test_command(tmp_path: Path) -> None:
 
     for image in (tmp_path / "images/val2014").iterdir():
         image.unlink()
-    ran = command("idefics2-8b", "--model", "testbed", *data, "--limit", "3", "--method", "8-shot")
+    ran = command("idefics2-8b", *data, "--limit", "3", "--method", "8-shot")
     assert ran.exit_code == 1
     assert "line 1: there is no image" in ran.stderr
     assert ran.stderr.count("\n") == 1
