@@ -242,7 +242,16 @@ def test_command(tmp_path: Path) -> None:
     write_vqa(tmp_path, "vqav2", {"train": 20, "val": 4}, "what is this ?")
     for part in load():  # from files, as a model whose processor takes any words
         part.save_pretrained(tmp_path / "model")
-    data = ("--model", tmp_path / "model", "--images", tmp_path / "images", "--vqav2", tmp_path / "vqav2", "--out", tmp_path / "out")
+    data = (
+        "--model",
+        tmp_path / "model",
+        "--images",
+        tmp_path / "images",
+        "--vqav2",
+        tmp_path / "vqav2",
+        "--out",
+        tmp_path / "out",
+    )
     ran = command("idefics2-8b", *data, "--method", "8-shot")
     assert ran.exit_code == 0, ran.stderr
     assert ran.stdout.count("\n| VQAv2 |") == len(rows_of("idefics2-8b", "vqav2"))
