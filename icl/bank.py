@@ -280,7 +280,11 @@ class AnchorBank:
         return finite_points(query, self.meta.dim)
 
     def rank(self, query: Tensor, rows: Tensor, k: int, depth_weight: float = 0.0) -> Hits:
-        """The best ``k`` of the given rows (N, any number) for each query, ordered as :meth:`search` orders them."""
+        """The best ``k`` of the given rows (N, any number) for each query, ordered as :meth:`search` orders them.
+
+        ``BankError`` for queries that are not finite, ``k`` under 1, numbers that no row has.
+        """
+        query = self.checked(query, k, depth_weight)
         rows = rows.sort(dim=1).values  # ties go to the earlier
         k = min(k, rows.shape[1])
         every = self._hits(query, rows, depth_weight)

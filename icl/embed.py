@@ -63,6 +63,8 @@ class Embedder:
         if dtype is None:
             dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = dtype
+        if self.name.partition(":")[0] == "testbed":
+            raise ValueError("Embedder: the testbed embeds nothing: name a model such as openai/clip-vit-base-patch32")
         where = hub.locate(self.name)
         with hub.loading(self.name):
             self.model = AutoModel.from_pretrained(self.name, dtype=dtype, **where).to(self.device).eval()

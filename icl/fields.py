@@ -113,7 +113,9 @@ def converted(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
 def _converted(name: str, column: pa.Array, prompts: bool) -> pa.Array:
     kind = plain_type(column.type)
     try:
-        if "list_view" in str(column.type):  # pyarrow 26 loses rows where it casts these
+        if pa.types.is_dictionary(column.type) and pa.types.is_string_view(column.type.value_type):
+            column = pc.take(column.dictionary.cast(kind), column.indices)  # which pyarrow 26 cannot cast at once
+        elif "list_view" in str(column.type):  # pyarrow 26 loses rows where it casts these
             column = pa.array(column.to_pylist(), kind)
         elif column.type != kind:
             column = column.cast(kind)

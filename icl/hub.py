@@ -39,6 +39,8 @@ def locate(name: str) -> dict[str, bool]:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     path = Path(name)
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise ValueError(f"model: {name} holds an adapter: name it as one (--adapter), beside the model that it is for")
     if path.is_dir():
         return {"local_files_only": True}
     if path.exists():

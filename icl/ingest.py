@@ -135,7 +135,10 @@ class Ingest:
         if "point" in given:
             return torch.from_numpy(given_vectors("point", given["point"]))
         if self.lift is None:
-            raise BankError("rows without a point need a lift, which makes points of embeddings: give one to build")
+            none = "" if embeddings else "; these have no embeddings either, for which build takes a model"
+            raise BankError(
+                f"rows without a point need a lift, which makes points of embeddings: give one to build{none}"
+            )
         image, text = embeddings.get("image_embedding"), embeddings.get("text_embedding")
         if image is None and text is None:
             raise BankError("rows need a point, an embedding, or an embedder with an image or a text to embed")
@@ -202,7 +205,11 @@ def given_vectors(name: str, values: pa.Array) -> np.ndarray:
     if not pa.types.is_fixed_size_list(values.type):
         raise BankError(f"{name} must be a column of vectors, got {values.type}")
     width = values.type.list_size
-    return np.array(vectors(values.cast(vector_type(width)), width))
+    try:
+        numbers = values.cast(vector_type(width))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise BankError(f"{name} must be a column of vectors of numbers, got {values.type}: {error}") from error
+    return np.array(vectors(numbers, width))
 
 
 def _vectors(field: pa.Field, values: Tensor | None, count: int) -> pa.Array:

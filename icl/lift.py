@@ -89,6 +89,8 @@ class HyperbolicLift(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> HyperbolicLift:
         folder = Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"there is no lift at {folder}: icl lift fit learns one")
         try:
             config = json.loads((folder / "lift.json").read_text())
             lift = cls(**config)
@@ -306,8 +308,10 @@ def fit(
 
 
 def _check(rows: int, pairs: Tensor, groups: Tensor | None, specificity: Tensor | None) -> None:
-    if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64 or len(pairs) < 4:
-        raise ValueError(f"fit: pairs must be int64 of shape (4 or more, 2), got {pairs.dtype} {tuple(pairs.shape)}")
+    if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64:
+        raise ValueError(f"fit: pairs must be int64 of shape (N, 2), got {pairs.dtype} {tuple(pairs.shape)}")
+    if len(pairs) < 4:
+        raise ValueError(f"fit: there must be 4 pairs of rows or more, to learn from and hold out, got {len(pairs)}")
     if bool(((pairs < 0) | (pairs >= rows)).any()):
         raise ValueError(f"fit: pairs must name rows of embeddings, 0 to {rows - 1}")
     for name, values in (("groups", groups), ("specificity", specificity)):

@@ -13,13 +13,15 @@ from icl.adapters import AdapterConfig, Adapters
 from icl.adapters.storage import count_parameters, read_config
 from icl.choices import Strategy
 from icl.evaluate import Evaluation, Progress, Way
+from icl.fields import LISTS, TEXTS
 from icl.models import load_model
 from icl.results import SHOTS, ZERO, Results
 from icl.row_check import check_rows
 from icl.run_folder import read_run
 from icl.runs import Run, label_of
 from icl.scoring import METRICS, check_references
-from icl.splits import TESTBED, Examples, Show, Split, open_split
+from icl.splits import TESTBED, Examples, FileSplit, Show, Split, open_split
+from icl.typed import meant
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,13 @@ def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> 
     if any(plan.shots):
         if show.pool is None and not plan.data.startswith(TESTBED):
             raise ValueError("pool must be given where shots are: rows to show, such as those to train on")
+        if isinstance(split, FileSplit) and max(plan.shots) > len(split.pool):
+            most = len(split.pool)
+            raise ValueError(f"shots must be at most {most}, the rows of the pool, got {max(plan.shots)}")
         split.refuse_overlap()
     ways = list(_ways(plan, split, trained))
-    check_references(plan.metrics, split.references(ways[0].seed))
+    hint = meant(split.records.columns, (*TEXTS, *LISTS)) if isinstance(split, FileSplit) else ""
+    check_references(plan.metrics, split.references(ways[0].seed), hint)
     # of a pool with a bank only what is in the bank is shown, and banks leave out what cannot be read
     drawn = [way.examples for way in ways if way.strategy in (None, "random")]
     check_rows({str(i): examples for i, examples in enumerate(drawn)}, answered=())

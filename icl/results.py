@@ -86,7 +86,10 @@ class Results:
         if self.file is None:
             yield
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"Results: {error.filename} is a file, and a folder is to be there") from error
         try:
             with FileLock(self.file.with_name(f".{self.file.name}.lock"), timeout=_LOCK_SECONDS):
                 yield

@@ -65,8 +65,12 @@ captions mention: where labels of segments are at hand too, :func:`icl.captions.
 _LEAST = {"vqa": 2}
 
 
-def check_references(metrics: Iterable[str], examples: Iterable[tuple[str, Sequence[str]]]) -> None:
+def check_references(
+    metrics: Iterable[str], examples: Iterable[tuple[str, Sequence[str]]], unanswered: str = ""
+) -> None:
     """Raise ``ValueError`` if a metric cannot score an example; an example is its name, for messages, and references.
+
+    ``unanswered`` ends the message about an example without any.
 
     >>> check_references(["exact"], [("row 0", ["cat"])])
     >>> check_references(["exact", "vqa"], [("row 0", ["cat"]), ("row 1", ["cat", "a cat"])])
@@ -83,7 +87,7 @@ def check_references(metrics: Iterable[str], examples: Iterable[tuple[str, Seque
         if few:
             wanted = f"{least} answers or more" if least > 1 else "an answer"
             first, count = few[0]
-            hint = "; exact takes one" if count else ""
+            hint = "; exact takes one" if count else unanswered
             raise ValueError(
                 f"metric {metric} compares with {wanted}, and {len(few)} of {len(rows)} rows have fewer: "
                 f"{first} has {count}{hint}"

@@ -35,7 +35,7 @@ def read(source: Source, batch_size: int, prompts: bool = False) -> Iterator[pa.
     may be left out. All batches of a path have the same columns. ``ValueError`` names file, line and field.
     """
     if isinstance(source, Mapping):
-        source = pa.table({name: _column(name, values, prompts) for name, values in source.items()})
+        source = _table(source, prompts)
     if isinstance(source, pa.Table):
         batches = iter(source.to_batches(max_chunksize=batch_size))
     elif isinstance(source, pa.RecordBatchReader):
@@ -62,14 +62,28 @@ def _split(batch: pa.RecordBatch, size: int) -> Iterator[pa.RecordBatch]:
         yield batch.slice(i, size)
 
 
+def _table(columns: Mapping[str, Any], prompts: bool) -> pa.Table:
+    if wrong := [name for name in columns if not isinstance(name, str)]:
+        raise ValueError(f"source: columns must have names that are texts, got {wrong[0]!r}")
+    arrays = {name: _column(name, values, prompts) for name, values in columns.items()}
+    if len({len(array) for array in arrays.values()}) > 1:
+        lengths = ", ".join(f"{name} has {len(array)}" for name, array in arrays.items())
+        raise ValueError(f"source: columns must be of one length, and {lengths}")
+    return pa.table(arrays)
+
+
 def _column(name: str, values: Any, prompts: bool) -> pa.Array:
+    if isinstance(values, Tensor) and values.is_complex():
+        raise ValueError(f"source: column {name} must be of real numbers, got {values.dtype}")
     if isinstance(values, Tensor):
         values = values.detach().cpu().float().numpy() if values.is_floating_point() else values.cpu().numpy()
-    if isinstance(values, np.ndarray) and values.ndim == 2:
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1]:
         flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
         return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     if isinstance(values, np.ndarray) and values.ndim != 1:
-        raise ValueError(f"source: column {name} must have shape (rows,) or (rows, width), got {values.shape}")
+        raise ValueError(
+            f"source: column {name} must have shape (rows,) or (rows, width of 1 or more), got {values.shape}"
+        )
     try:
         if name in LISTS:
             return pa.array([texts(value) for value in values], pa.list_(pa.string()))
@@ -85,7 +99,8 @@ def _column(name: str, values: Any, prompts: bool) -> pa.Array:
 
 def _files(path: Path, batch_size: int, prompts: bool) -> Iterator[pa.RecordBatch]:
     if not path.exists():
-        raise FileNotFoundError(f"source: there is nothing at {path}")
+        hint = ": name a task of it, such as testbed:options" if str(path) == "testbed" else ""
+        raise FileNotFoundError(f"source: there is nothing at {path}{hint}")
     if (path / META).exists():
         return _bank(path, batch_size)
     files = table_files(path)
@@ -144,7 +159,8 @@ def _tables(files: list[Path], size: int, prompts: bool) -> Iterator[pa.RecordBa
     columns = pa.schema([])
     for file in files:
         with _naming(file):
-            empty = pa.RecordBatch.from_pylist([], schema=_dataset(file).schema)
+            kinds = _dataset(file).schema
+            empty = pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in kinds.types], schema=kinds)
             own = converted(empty, prompts).schema
             columns = pa.unify_schemas([columns, own], promote_options="permissive")
     columns = settled(columns)

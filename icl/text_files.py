@@ -55,7 +55,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _decoder(number: type[float]) -> json.JSONDecoder:
-    return json.JSONDecoder(parse_float=number, parse_constant=_refuse, object_pairs_hook=_object)
+    def whole(written: str) -> int | float:
+        return number(written) if written == "-0" else int(written)  # an int has no sign of zero
+
+    return json.JSONDecoder(parse_float=number, parse_int=whole, parse_constant=_refuse, object_pairs_hook=_object)
 
 
 # The exact one takes ten times as long where there are many numbers, as in vectors.
@@ -86,6 +89,8 @@ def schema(files: list[Path], size: int, prompts: bool) -> pa.Schema:
                 if name not in types and not _is_unicode(name):
                     raise ValueError(f"{file}: the name {name!r} of a field is not Unicode")
                 types[name] = _common(types[name], kind) if name in types else kind
+    if types and all(kind is None for kind in types.values()):
+        raise ValueError(f"{files[0]}: a row must have single values, got only lists and objects: {', '.join(types)}")
     return settled(pa.schema([pa.field(name, kind) for name, kind in types.items() if kind is not None]))
 
 

@@ -79,6 +79,8 @@ def test_queries_that_are_no_points(bank: AnchorBank, query: Any, message: str) 
     if isinstance(query, torch.Tensor) and query.dim() == 2:
         with pytest.raises(BankError, match=message):
             select(bank, Queries(points=query), 3)
+        with pytest.raises(BankError, match=message):
+            bank.rank(query, torch.zeros(len(query), 1, dtype=torch.int64), 1)
 
 
 def test_number_of_neighbours_and_weight(bank: AnchorBank) -> None:

@@ -228,6 +228,8 @@ def test_images_and_texts(here: Path) -> None:
 def test_errors_of_the_user_are_one_line(bank: AnchorBank, here: Path) -> None:
     (here / "empty").mkdir()
     (here / "plain.jsonl").write_text('{"id": "a", "text": "b"}\n')
+    rows = [{"image_embedding": [1.0, i], "label": f"only {i}"} for i in range(5)]
+    (here / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for args, message in [
         (["bank", "info", "nowhere"], "there is no bank at nowhere: build one"),
         (["bank", "build", "more.jsonl", "--out", "bank"], "there is a bank at bank, of other rows: append to it"),
@@ -235,7 +237,10 @@ def test_errors_of_the_user_are_one_line(bank: AnchorBank, here: Path) -> None:
         (["bank", "build", "empty", "--out", "new"], "holds neither images nor any of"),
         (["bank", "build", "demos.jsonl", "--out", "new", "--lift", "empty"], "empty holds no lift"),
         (["bank", "append", "bank", "demos.jsonl"], "ids must be unique"),
+        (["bank", "build", "demos.jsonl", "--out", "new", "--lift", "no"], "there is no lift at no: icl lift fit"),
         (["bank", "append", "bank", "plain.jsonl"], "rows without a point need a lift"),
+        (["bank", "build", "plain.jsonl", "--out", "new"], "these have no embeddings either, for which build takes a"),
+        (["lift", "fit", "other.jsonl", "--pairs", "label", "--out", "lift"], "4 pairs of rows or more, to learn from"),
         (["bank", "search", "bank", "--id", "[red]x"], "has no row with id [red]x"),
         (["bank", "search", "bank", "--where", "nothing = 3", "--id", "demo-1"], "cannot filter by nothing = 3"),
         (["bank", "report", "bank", "--out", "page", "--label", "none"], "has no column none to colour by"),

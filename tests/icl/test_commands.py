@@ -258,6 +258,10 @@ def test_what_cannot_be_scored_is_told_before_the_model_is_loaded(here: Path, mo
     del rows[4]["answer"]
     Path("without.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "an answer, and 1 of 8 rows have fewer" in run(*options, "without.jsonl", code=1).stderr
+    Path("capital.jsonl").write_text(Path("test.jsonl").read_text().replace('"answer"', '"Answer"'))
+    assert "line 1 has 0; did you mean answer by Answer?" in run(*options, "capital.jsonl", code=1).stderr
+    many = (*options, "test.jsonl", "--pool", "train.jsonl", "--shots", 999)
+    assert re.search("shots must be at most [0-9]+, the rows of the pool, got 999", run(*many, code=1).stderr)
     assert "prompt must have fields" in run(*options, "test.jsonl", "--prompt", "{ocr}", code=1).stderr
     assert "prompt must be such as" in run(*options, "test.jsonl", "--prompt", "{}", code=1).stderr
     assert "columns must be of" in run(*options, "test.jsonl", "--columns", "exakt", code=1).stderr
@@ -269,7 +273,7 @@ def test_what_cannot_be_scored_is_told_before_the_model_is_loaded(here: Path, mo
     assert not Path("out").exists()
     write(here, "test", "test", range(0, 240, 30))
     Path("out").write_text("a file")
-    assert "exists: 'out'" in run(*options, "test.jsonl", "--out", "out", code=1).stderr
+    assert "out is a file, and a folder is to be there" in run(*options, "test.jsonl", "--out", "out", code=1).stderr
 
 
 def test_what_changed_is_answered_anew(here: Path) -> None:
@@ -408,6 +412,8 @@ def test_run_that_is_wrong_is_told_in_one_line(change: dict[str, Any], message: 
         (["train", "no.yaml"], "No such file"),
         (["eval", "--data", "test.jsonl", "--model", "testbed", "--adapter", "no"], "there is no folder no"),
         (["eval", "--data", "testbed:options", "--model", "testbed", "--shots", "17"], "shots must be at most 16"),
+        (["eval", "--data", "testbed", "--model", "testbed"], "name a task of it, such as testbed:options"),
+        (["bank", "build", "images", "--model", "testbed", "--out", "b"], "the testbed embeds nothing: name a model"),
         (["adapters", "info", "no"], "there is no folder no"),
         (["adapters", "info", "images"], "images cannot be read as an adapter, it has no adapter_config.json"),
     ],

@@ -128,3 +128,9 @@ def test_models_of_other_kinds_are_told_apart(tmp_path: Path) -> None:
 def test_devices_that_are_none(device: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
         Embedder(tmp_path, device)
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"model: {tmp_path} holds an adapter: name it as one"):
+        load_model(str(tmp_path))

@@ -87,14 +87,19 @@ def test_numbers_of_json_are_text_as_written(tmp_path: Path) -> None:
         '{"id": 7, "question": "q", "answer": 3.50, "price": 2}\n'
         '{"id": 1e5, "question": "q", "answers": [2, 2.50, true, "a"], "price": 2.5}\n'
         '{"id": 98765432109876543210987, "question": "q", "answer": false, "price": "none"}\n'
+        '{"id": 0, "question": "q", "answers": [-0, -0.0], "price": -0}\n'
     )
     records = Records(path)
-    assert records.ids == ["7", "1e5", "98765432109876543210987"]
-    assert records.answers == ["3.50", "2", "false"]
+    assert records.ids == ["7", "1e5", "98765432109876543210987", "0"]
+    assert records.answers == ["3.50", "2", "false", "-0"]
     assert records[1].references == ("2", "2.50", "true", "a")
-    assert [record.fields["price"] for record in records] == ["2", "2.5", "none"]
+    assert records[3].references == ("-0", "-0.0")
+    assert [record.fields["price"] for record in records] == ["2", "2.5", "none", "-0"]
     # for a bank too, whose other columns are numbers where all are
-    assert pa.Table.from_batches(read(path, 1)).column("price").to_pylist() == ["2", "2.5", "none"]
+    assert pa.Table.from_batches(read(path, 1)).column("price").to_pylist() == ["2", "2.5", "none", "-0"]
+    path.write_text('{"data": [{"question": "q"}]}')
+    with pytest.raises(ValueError, match=f"{path}: a row must have single values, got only lists and objects: data"):
+        Records(path)
     path.write_text('{"question": "a", "\\udc00": 1}')
     with pytest.raises(ValueError, match=f"{path}: the name .* of a field is not Unicode"):
         list(read(path, 1))
@@ -284,6 +289,9 @@ STRINGS = {
     "string_view": lambda values: pa.array(values, pa.string_view()),
     "dictionary": lambda values: pa.array(values).dictionary_encode(),
     "dictionary of large_string": lambda values: pa.array(values, pa.large_string()).dictionary_encode(),
+    "dictionary of string_view": lambda values: pa.DictionaryArray.from_arrays(
+        pa.array([values.index(value) for value in values], pa.uint32()), pa.array(values, pa.string_view())
+    ),
 }
 
 
@@ -332,6 +340,8 @@ def test_columns_of_python(tmp_path: Path) -> None:
     assert [record.fields["hint"] for record in records] == ["2021-03-04", ""]
     assert [record.fields["mixed"] for record in records] == ["2", "2.5"]
     wrong = [
+        ({"question": ["a", "b"], "answer": ["x"]}, "columns must be of one length, and question has 2, answer has 1"),
+        ({"question": ["a"], 5: ["x"]}, "columns must have names that are texts, got 5"),
         ({"question": ["\ud800"]}, "column question: .*surrogates not allowed"),
         ({"question": ["a"], "x": [object()]}, "column x: Could not convert"),
         ({"question": ["a"], "answers": [[None, "y"]]}, "row 0: answers must be a list of texts"),
@@ -344,6 +354,13 @@ def test_columns_of_python(tmp_path: Path) -> None:
     twice = pa.table([["a"], ["b"], ["c"]], names=["question", "x", "x"])
     with pytest.raises(ValueError, match="'x' is the name of two columns"):
         Records(twice)
+    for point, message in (
+        (torch.zeros(1, 0), r"point must have shape \(rows,\) or .*, got \(1, 0\)"),
+        (torch.ones(1, 2, dtype=torch.complex64), "point must be of real numbers, got torch.complex64"),
+        ([["a", "b"]], "point must be a column of vectors of numbers, got .*list<item: string>"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AnchorBank.build(tmp_path / "none", {"id": ["a"], "point": point})
     with pytest.raises(BankError, match="row 1500 has no id"):
         AnchorBank.build(tmp_path / "bank", {"id": [*map(str, range(1500)), None], "point": torch.zeros(1501, 2)})
 
