@@ -264,7 +264,7 @@ def test_a_fixed_curvature_stays() -> None:
 def test_arguments_of_fit() -> None:
     embeddings, pairs, groups, level = hierarchy()
     lift = HyperbolicLift(24)
-    with pytest.raises(ValueError, match="fit: there must be 4 pairs of rows or more, .*, got 3"):
+    with pytest.raises(ValueError, match=r"fit: there must be 4 pairs of rows or more, .*, got 3"):
         fit(lift, embeddings, pairs[:3])
     for wrong in (pairs.float(), pairs[:, :1], pairs.flatten()):
         with pytest.raises(ValueError, match="fit: pairs must be int64 of shape"):
