@@ -91,6 +91,21 @@ def test_nearest_weights_that_overflow(kernels: str) -> None:
     assert alone(WEIGHTS, kernels).splitlines() == [*["[1, 1, 1]"] * 3, *["[0, 0, 0]"] * 2] * 4
 
 
+INFINITE = """
+for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    far = torch.tensor([[torch.inf, 0.0, 0.1], [0.0, -torch.inf, 0.0]], dtype=dtype)
+    x = torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.0, 0.0]], dtype=dtype)
+    for d in (lorentz.dist(far, x), lorentz.dist(x, far), lorentz.dist(far, far), pairwise.pairwise_dist(far, x)):
+        assert d.isnan().all(), (dtype, d)
+    assert pairwise.nearest(x, torch.cat([far, x]), 3).indices.tolist() == [[2, 3, 0], [3, 2, 0]]
+"""
+
+
+@KERNELS
+def test_infinite_points_are_at_no_distance(kernels: str) -> None:
+    alone(INFINITE, kernels)
+
+
 def negative(a: Tensor) -> Tensor:
     """The same numbers, in a view with torch's lazy negative bit."""
     view = torch.complex(torch.zeros_like(a), -a).conj().imag

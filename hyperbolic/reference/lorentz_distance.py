@@ -105,8 +105,8 @@ _FAR = 1e60
 
 def dist(x: Variable, y: Variable, c: Variable) -> Variable:
     """d = 2 asinh(sqrt(q))/sqrt(c)."""
-    root = sqrt(c)
-    far = (root * norm(x)).head.maximum((root * norm(y)).head) > _FAR
+    n = norm(x).head.maximum(norm(y).head)
+    far = (sqrt(c).head * n > _FAR) & n.isfinite()  # in logarithms an infinity would be at no distance from anything
     return branch(far, _dist_far, _dist_chord, (x, y, c), safe_true=1.0)
 
 
