@@ -78,6 +78,8 @@ def arguments(
                 raise TypeError(f"{title}: {name} must be {kind}, got {type(a).__name__}")
             if name in POSITIVE and not 0 < a <= sys.float_info.max:
                 raise ValueError(f"{title}: {name} must be positive and finite, got {a}")
+            if isinstance(a, int) and not abs(a) <= sys.float_info.max:
+                raise ValueError(f"{title}: {name} must be a number that float64 can hold, got {a}")
             tensors.append(
                 torch.full((), float(a), dtype=torch.float64, device=None if first is None else first.device)
             )

@@ -106,6 +106,8 @@ def test_layouts(case: Case) -> None:
         (lambda: pairwise.nearest(X, X, k=0), ValueError, "k must be from 1 to the 2 rows of bank, got 0"),
         (lambda: pairwise.nearest(X, X, k=1.0), TypeError, "pairwise.nearest: k must be an int, got float"),
         (lambda: pairwise.nearest(X, X, 1, depth_weight="1"), TypeError, "depth_weight must be a number, got str"),
+        (lambda: pairwise.nearest(X, X, 1, depth_weight=10**400), ValueError, "depth_weight must be finite, got 1000"),
+        (lambda: lorentz.geodesic(X, X, 10**400), ValueError, "t must be a number that float64 can hold, got 1000"),
         (lambda: pairwise.nearest(X, X[None], 1), ValueError, r"bank must have shape \(M, D\), got \(1, 2, 2\)"),
         *(
             (lambda w=w: pairwise.nearest(X, X, 1, depth_weight=w), ValueError, f"depth_weight must be finite, got {w}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -23,11 +24,11 @@ def arguments(
     query, bank, c = validation.matrices(title, ("query", "bank", "c"), (("N", "D"), ("M", "D"), ()), (query, bank, c))
     if not hasattr(type(k), "__index__"):
         raise TypeError(f"{title}: k must be an int, got {type(k).__name__}")
-    if not isinstance(depth_weight, (int, float, torch.SymFloat)):
+    if isinstance(depth_weight, bool) or not isinstance(depth_weight, (int, float, torch.SymFloat)):
         raise TypeError(f"{title}: depth_weight must be a number, got {type(depth_weight).__name__}")
     if not 1 <= k <= bank.shape[0]:
         raise ValueError(f"{title}: k must be from 1 to the {bank.shape[0]} rows of bank, got {k}")
-    if not -math.inf < depth_weight < math.inf:
+    if not abs(depth_weight) <= sys.float_info.max:
         raise ValueError(f"{title}: depth_weight must be finite, got {depth_weight}")
     return query, bank, c
 
