@@ -7,7 +7,9 @@ never written to; and points may have any dtype, whatever that of ``c``, which `
 
 from __future__ import annotations
 
+import math
 import numbers
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +67,12 @@ class _Hyperbolic(geoopt.Manifold):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Moves the curvature to other devices and never rounds it."""
-        return super()._apply(lambda t: t.to(fn(t).device), recurse)
+
+        def move(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return moved if moved.dtype == t.dtype else t.to(moved.device)
+
+        return super()._apply(move, recurse)
 
     def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
         return _keep(self.geometry.dist(x, y, c=self.c), keepdim)
@@ -172,17 +179,21 @@ class PoincareBall(_Hyperbolic):
 
 
 def _curvature(title: str, c: Any) -> Tensor:
-    """``c`` as a floating point tensor of its own, after all checks."""
+    """``c`` as a float64 tensor of its own, after all checks: fewer digits have no room for an optimiser's steps."""
     number = isinstance(c, numbers.Real) and not isinstance(c, bool)
     if isinstance(c, Tensor):
         # those of one byte have no arithmetic
         number = c.dtype in DTYPES or not (c.is_floating_point() or c.is_complex() or c.dtype == torch.bool)
+        number = number and c.layout is torch.strided
     if not number:
-        raise TypeError(f"{title}: c must be a number or a tensor of real numbers, got {c!r}")
-    value = c.detach().clone() if isinstance(c, Tensor) else torch.tensor(float(c), dtype=torch.float64)
-    if not value.is_floating_point():
-        value = value.to(torch.float64)
-    if not bool((value.isfinite() & (value > 0)).all()):
+        raise TypeError(f"{title}: c must be a number or a dense tensor of real numbers, got {c!r}")
+    if isinstance(c, Tensor):
+        good = c.is_meta or bool(((c > 0) & c.isfinite()).all())
+        value = c.detach().to(torch.float64, copy=True)
+    else:
+        size = math.inf if isinstance(c, int) and abs(c) > sys.float_info.max else float(c)
+        good, value = 0 < size < math.inf, torch.tensor(size, dtype=torch.float64)
+    if not good:
         raise ValueError(f"{title}: c must be positive and finite, got {c}")
     return value
 

@@ -77,12 +77,22 @@ def test_curvature(manifold: Any, model: str) -> None:
 
 
 @MODELS
-@pytest.mark.parametrize("c", [float("inf"), float("nan"), -1, 0.0, torch.tensor([1.0, 0.0]), torch.tensor(-3)])
+@pytest.mark.parametrize(
+    "c", [float("inf"), float("nan"), -1, 0.0, 10**400, torch.tensor([1.0, 0.0]), torch.tensor(-3)]
+)
 def test_curvature_refused(manifold: Any, model: str, c: Any) -> None:
     with pytest.raises(ValueError, match=rf"{manifold.__name__}: c must be positive and finite, got"):
         manifold(c=c)
-    for other in ("1", True, None, 1j, torch.tensor(True), torch.tensor(1.0).to(torch.float8_e4m3fn)):
-        with pytest.raises(TypeError, match=rf"{manifold.__name__}: c must be a number or a tensor of real numbers"):
+    for other in (
+        "1",
+        True,
+        None,
+        1j,
+        torch.tensor(True),
+        torch.tensor(1.0).to(torch.float8_e4m3fn),
+        torch.ones(2).to_sparse(),
+    ):
+        with pytest.raises(TypeError, match=rf"{manifold.__name__}: c must be a number or a dense tensor of real"):
             manifold(c=other)
 
 
@@ -125,6 +135,30 @@ def test_curvature_keeps_its_digits(manifold: Any, model: str, learnable: bool) 
     other = manifold(c=0.1, learnable=learnable)
     other.load_state_dict(m["m"].state_dict())
     assert other.c.item() == pickle.loads(pickle.dumps(other)).c.item() == 1.2345678
+
+
+@MODELS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_curvature_of_few_digits_learns(manifold: Any, model: str, dtype: torch.dtype) -> None:
+    """The steps of an optimiser have room, whatever type ``c`` was given in."""
+    m = manifold(c=torch.tensor(1.0, dtype=dtype), learnable=True)
+    for sign in (1, -1):
+        optimizer = torch.optim.RMSprop(m.parameters(), lr=100.0)
+        for _ in range(5):
+            optimizer.zero_grad()
+            (sign * m.dist0(torch.tensor([0.3, 0.4]) * 1e-3)).backward()
+            optimizer.step()
+            assert 0 < m.c.item() < math.inf
+
+
+@MODELS
+def test_made_without_memory(manifold: Any, model: str) -> None:
+    """As large models are loaded: on the meta device first."""
+    with torch.device("meta"):
+        m = manifold(c=torch.tensor(1.0), learnable=True)
+    m = torch.nn.ModuleDict({"m": m}).to_empty(device="cpu")
+    m.load_state_dict(torch.nn.ModuleDict({"m": manifold(c=0.3, learnable=True)}).state_dict())
+    assert m["m"].c.item() == 0.3
 
 
 def test_scaled() -> None:
