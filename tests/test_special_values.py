@@ -95,7 +95,8 @@ INFINITE = """
 for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
     far = torch.tensor([[torch.inf, 0.0, 0.1], [0.0, -torch.inf, 0.0]], dtype=dtype)
     x = torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.0, 0.0]], dtype=dtype)
-    for d in (lorentz.dist(far, x), lorentz.dist(x, far), lorentz.dist(far, far), pairwise.pairwise_dist(far, x)):
+    for d in (lorentz.dist(far, x), lorentz.dist(x, far), lorentz.dist(far, far), pairwise.pairwise_dist(far, x),
+              lorentz.dist_exp0(far, x), lorentz.dist_exp0(x, far), poincare.dist_exp0(far, x)):
         assert d.isnan().all(), (dtype, d)
     assert pairwise.nearest(x, torch.cat([far, x]), 3).indices.tolist() == [[2, 3, 0], [3, 2, 0]]
 """

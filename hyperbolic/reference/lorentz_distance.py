@@ -184,8 +184,8 @@ _LOG_DOMAIN = 30.0
 
 def dist_exp0(u: Variable, v: Variable, c: Variable) -> Variable:
     """The distance of ``expmap0(u)`` and ``expmap0(v)``, without forming either."""
-    root = sqrt(c)
-    far = (root * (norm(u) + norm(v))).head > _LOG_DOMAIN
+    length = (norm(u) + norm(v)).head
+    far = (sqrt(c).head * length > _LOG_DOMAIN) & length.isfinite()
     return branch(far, _dist_exp0_log, _dist_exp0_chord, (u, v, c), safe_true=1.0)
 
 
