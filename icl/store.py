@@ -64,7 +64,9 @@ def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
     uri = folder / ROWS
     try:
         with _without_panic():
-            return lance.dataset(str(uri), version=version)
+            rows = lance.dataset(str(uri), version=version)
+            rows.schema  # noqa: B018  # where some damage shows first
+            return rows
     except (OSError, ValueError, OverflowError, RuntimeError) as error:
         if version is not None and uri.exists():
             raise BankError(f"{folder} has no version {version}: AnchorBank.open(...).versions() lists them") from error

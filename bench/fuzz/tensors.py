@@ -17,6 +17,8 @@ SPECIAL = (0.0, -0.0, math.nan, math.inf, -math.inf, 1e-45, 1e-310, 1e-30, 1e-8,
 # Sizes whose products overflow. Nothing of the kind is allocated: such dimensions have a stride of 0.
 HUGE = (2**40, 2**60, 2**62, 2**63 - 1)
 _ALLOCATED = 1 << 20
+# The most elements that operators take.
+_TAKEN = 1 << 48
 
 Recipe = Mapping[str, Any]
 
@@ -116,6 +118,11 @@ def is_tensor(recipe: Any) -> bool:
 
 def is_huge(recipe: Any) -> bool:
     return is_tensor(recipe) and max(recipe["shape"], default=0) > _ALLOCATED
+
+
+def is_countable(recipe: Any) -> bool:
+    """Whether a tensor is huge, but small enough that operators take it."""
+    return is_huge(recipe) and math.prod(recipe["shape"]) <= _TAKEN
 
 
 def writable(a: Tensor) -> Tensor:

@@ -148,9 +148,13 @@ def egrad2rgrad(x: Variable, g: Variable, c: Variable) -> Variable:
 def expmap(x: Variable, v: Variable, c: Variable) -> Variable:
     """``expmap0`` of the tangent carried to the origin, translated to ``x``."""
     # Short of where coordinates at radius r + n or their derivatives overflow float64 whatever the direction, or, where
-    # squares are not scaled, these.
-    reach = 2.0**860 if unit_scale(x) else 2.0**500
-    room = radius_limit(c, full_like(c, reach)) - sqrt(c) * dist0(x, c)
+    # squares are not scaled, these times c.
+    limit = (
+        radius_limit(c, full_like(c, 2.0**860))
+        if unit_scale(x)
+        else radius_limit(where(c.head > 1.0, 1.0, c), full_like(c, 2.0**500))
+    )
+    room = limit - sqrt(c) * dist0(x, c)
     return boost(exp0(shorten(transport_to_0(x, v, c), c, room), c), x, c)
 
 

@@ -266,3 +266,17 @@ def test_a_version_that_is_cut_is_told(bank: AnchorBank, length: int) -> None:
         path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(BankError, match="cannot be read"):
         AnchorBank.open(bank.folder)
+
+
+def test_a_version_with_any_byte_changed_is_told_or_read(bank: AnchorBank) -> None:
+    """Damage that the storage notices late, or by a panic, is told as any other."""
+    path = max((bank.folder / "anchors.lance" / "_versions").glob("*.manifest"))
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            AnchorBank.open(bank.folder)
+        except BankError as error:
+            assert str(bank.folder) in str(error)
+    path.write_bytes(whole)
+    AnchorBank.open(bank.folder)
