@@ -105,7 +105,7 @@ class _Hyperbolic(geoopt.Manifold):
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         if v is None:
             return self.norm(x, u, keepdim=keepdim).square()
-        x, u, v = (a.to(torch.promote_types(a.dtype, torch.float32)) for a in (x, u, v))
+        x, u, v = (a.float() if a.dtype in (torch.float16, torch.bfloat16) else a for a in (x, u, v))
         # Both carried to the origin, where the metric is a multiple of the Euclidean one.
         origin = torch.zeros_like(x)
         product = (self.transp(x, origin, u) * self.transp(x, origin, v)).sum(-1, keepdim=keepdim)

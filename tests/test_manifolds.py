@@ -214,6 +214,13 @@ def test_inner_of_halves(manifold: Any, model: str, dtype: torch.dtype) -> None:
     assert got.item() == pytest.approx(want, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int64, torch.complex64])
+def test_inner_refuses_types_that_are_no_numbers_of_its_own(dtype: torch.dtype) -> None:
+    x = torch.zeros(2)
+    with pytest.raises(TypeError, match=str(dtype)):
+        manifolds.PoincareBall().inner(x, x, x.to(dtype))
+
+
 @MODELS
 def test_explanations(manifold: Any, model: str) -> None:
     m, x = manifold(), torch.tensor([0.1, 0.2])
