@@ -217,7 +217,7 @@ def test_inner_of_halves(manifold: Any, model: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int64, torch.complex64])
 def test_inner_refuses_types_that_are_no_numbers_of_its_own(dtype: torch.dtype) -> None:
     x = torch.zeros(2)
-    with pytest.raises(TypeError, match=str(dtype)):
+    with pytest.raises(TypeError, match=str(dtype).removeprefix("torch.")):
         manifolds.PoincareBall().inner(x, x, x.to(dtype))
 
 
