@@ -20,6 +20,9 @@ from torch import Tensor
 from hyperbolic.reference import wide
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Elements of a tensor. More fit no memory, but a view may have them, and would be gone through for years. As in
+# csrc/cpu/tensors.h.
+_MOST = 1 << 48
 POSITIVE = ("c", "temperature")
 """Arguments that must be positive and finite. Numbers are checked on every call, tensors as all values are; where an
 element is not, results are NaN."""
@@ -89,6 +92,8 @@ def arguments(
             raise TypeError(f"{title}: {name} must be a tensor of {wanted}, got {str(a.dtype).removeprefix('torch.')}")
         if a.layout is not torch.strided:
             raise TypeError(f"{title}: {name} must be a dense tensor, got {a.layout}")
+        if math.prod(a.shape) > _MOST:
+            raise ValueError(f"{title}: {name} must have at most 2^48 elements, got shape {tuple(a.shape)}")
         if a.dim() < len(dims):
             raise ValueError(
                 f"{title}: {name} must have shape (..., {', '.join(dims)}), got a tensor of shape {tuple(a.shape)}"
@@ -125,6 +130,8 @@ def _broadcast(title: str, names: Sequence[str], ranks: Sequence[tuple[str, ...]
                 )
         if batch:
             shape = tuple(torch.broadcast_shapes(shape, batch))
+    if math.prod(shape) > _MOST:
+        raise ValueError(f"{title}: arguments must broadcast to at most 2^48 rows, got {shape}")
 
 
 def matrices(

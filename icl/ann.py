@@ -30,6 +30,7 @@ from icl import columns
 from icl.bank import AnchorBank, Hits
 from icl.checks import finite, whole
 from icl.schema import BankError, write_json
+from icl.typed import read_json
 
 FORMAT = 2
 # Links of a row and rows looked at to find them. Clusters that lie around the origin like the points of a star are
@@ -238,7 +239,7 @@ def _save(index: Index, folder: Path, record: Record) -> None:
 def _read(folder: Path) -> Record | None:
     """The record of an index that is there as a whole, if its fields are numbers."""
     try:
-        record = Record(**json.loads((folder / "index.json").read_text()))
+        record = Record(**read_json(folder / "index.json"))
     except (OSError, ValueError, TypeError):
         return None
     numbers = all(isinstance(value, int | float) for value in asdict(record).values())

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from icl.embed import Embedder, digest
 from icl.lift import HyperbolicLift
 from icl.schema import BUILD, META, BankError, write_json
+from icl.typed import read_json
 
 
 def settings(embedder: Embedder | None, lift: HyperbolicLift | None, c: float) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class Build:
     def _read(self) -> dict[str, Any]:
         """Return the record of an earlier run."""
         try:
-            before = json.loads(self.path.read_text())
+            before = read_json(self.path)
             theirs, rows, _ = before["settings"], before["rows"] + 0, before["digest"]
             differing = [name for name in self.settings if theirs[name] != self.settings[name]]
         except FileNotFoundError as error:

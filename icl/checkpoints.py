@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from icl.typed import read_json
+
 CHECKSUMS_FILE = "checksums.json"
 STATE_FILE = "trainer_state.json"
 # Trainer says nothing where one of these is missing, and goes on with other numbers.
@@ -59,7 +61,7 @@ def fault(folder: str | Path, needed: Sequence[str] = TO_GO_ON) -> str | None:
     if not folder.is_dir():
         return "there is no such folder"
     try:
-        checksums = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+        checksums = read_json(folder / CHECKSUMS_FILE)
     except FileNotFoundError:
         return f"its saving was cut short: there is no {CHECKSUMS_FILE}"
     except (OSError, ValueError) as error:
@@ -104,7 +106,7 @@ def newest_whole(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
 
 def best_of(checkpoint: Path) -> Path | None:
     """Return the checkpoint beside a whole one that was the best when it was saved, if any was."""
-    step = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["best_global_step"]
+    step = read_json(checkpoint / STATE_FILE)["best_global_step"]
     return None if step is None else checkpoint.with_name(f"checkpoint-{step}")
 
 

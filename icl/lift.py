@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hyperbolic import lorentz, pairwise
 from icl import metrics
+from icl.typed import read_json
 
 CURVATURE_BOUNDS = (0.1, 10.0)
 """A learned curvature stays inside: below, the space is flat at the radii of embeddings; above, float32 points at
@@ -92,7 +93,7 @@ class HyperbolicLift(nn.Module):
         if not folder.is_dir():
             raise ValueError(f"there is no lift at {folder}: icl lift fit learns one")
         try:
-            config = json.loads((folder / "lift.json").read_text())
+            config = read_json(folder / "lift.json")
             lift = cls(**config)
             lift.load_state_dict(load_file(folder / "lift.safetensors"))
         except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

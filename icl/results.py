@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from icl.intervals import interval
 from icl.measured import Cell, CellKey, CellRow, parsed
+from icl.typed import read_json
 
 FORMAT = 2
 ZERO, SHOTS = "zero-shot", "k-shot"
@@ -251,7 +252,7 @@ def _mean(values: Iterator[float | None]) -> float | None:
 
 def _load(file: Path) -> list[Cell]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         version = content.get("format") if isinstance(content, dict) else None
         if version == 1:
             raise ValueError("an earlier version wrote it, whose results cannot be told from stale ones")

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from icl.adapters.storage import CONFIG_FILE, WEIGHTS_FILE
 from icl.checkpoints import CHECKSUMS_FILE, checkpoints_in, digest_file, write_atomically
 from icl.runs import Run
-from icl.typed import brief, same_format
+from icl.typed import brief, read_json, same_format
 
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -36,7 +36,7 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
         if not isinstance(record, dict) or not same_format(record.get("format"), FORMAT):
             raise ValueError(f"it must be of format {FORMAT}, the one that this version reads")
         for name, kind in _WANTED.items():

@@ -20,6 +20,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from icl.typed import read_json
+
 FORMAT = 1
 VECTORS = ("point", "image_embedding", "text_embedding")
 RESERVED = (*VECTORS, "depth", "digest")
@@ -58,7 +60,7 @@ class Meta:
                 raise BankError(f"the build of {folder} did not finish: run the same build again, it goes on there")
             raise BankError(f"{folder} is not a bank, it has no {META}: name the folder that was given to build")
         try:
-            values = json.loads(path.read_text())
+            values = read_json(path)
             if not isinstance(values, dict) or "format" not in values:
                 raise ValueError("no format version")
             if values["format"] != FORMAT:

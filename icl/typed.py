@@ -1,12 +1,14 @@
-"""Dataclasses from what was read of a file, whose types nobody has checked; errors name the field and the nearest."""
+"""JSON files, and dataclasses from what was read of one, unchecked till then; errors name the field and the nearest."""
 
 from __future__ import annotations
 
+import json
 import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from pathlib import Path
 from reprlib import Repr
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +16,14 @@ T = TypeVar("T")
 
 _repr = Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 80
+
+
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds. ``ValueError`` if it is no JSON, also if it is nested too deep to be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def build(where: str, kind: type[T], values: Any) -> T:

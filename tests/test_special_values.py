@@ -183,3 +183,23 @@ assert all(a.isnan().all() for a in torch.ops.hyperbolic.lorentz_expmap0_backwar
 def test_backward_operators_called_directly(kernels: str) -> None:
     """Cotangents of any floating type mean what they say, and no derivative of a bad curvature is a number."""
     alone(COTANGENTS, kernels)
+
+
+FAR = """
+import torch
+from hyperbolic import lorentz, poincare
+
+u = torch.tensor([[3.0, 4.0], [1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+v = torch.tensor([[-3.0, -4.0], [0.0, 0.0], [0.5, 0.0]], dtype=torch.float64)
+for c in (1e30, 1e38, 1e40, 1e60):
+    for dtype in (torch.float32, torch.float64):
+        for geometry, length in ((lorentz, 1.0), (poincare, 2.0)):  # of a unit tangent at the origin
+            d = geometry.dist_exp0(u.to(dtype), v.to(dtype), c=c)
+            torch.testing.assert_close(d, length * torch.tensor([10.0, 1.0, 1.5], dtype=dtype), rtol=1e-6, atol=0)
+"""
+
+
+@KERNELS
+def test_tangents_far_beyond_any_radius(kernels: str) -> None:
+    """On one line distances are those of the line, however curved the space is."""
+    alone(FAR, kernels)

@@ -180,7 +180,11 @@ def _called(function: Callable[..., Any], mode: str, given: Mapping[str, Any]) -
         # over a dimension that no argument has yet
         names = list(floats)
         stacked = [torch.stack([a, a]) for a in floats.values()]
-        return torch.func.vmap(lambda *a: flat(_use(function, {**given, **dict(zip(names, a))})))(*stacked)
+
+        def one(*values: Tensor) -> list[Tensor]:
+            return flat(_use(function, {**given, **dict(zip(names, values))}))
+
+        return torch.func.vmap(one, randomness="same")(*stacked)
     if mode == "jvp" and floats:
         names = list(floats)
         primal = tuple(map(tensors.writable, floats.values()))

@@ -5,7 +5,7 @@ The kernel must do what the reference does on clones: return the same, up to rou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,7 @@ ALLOWED = (ValueError, TypeError, IndexError, RuntimeError)
 # Of operators that are no formula on rows, by the names of their schemas.
 _DIMS = {"query": ("N", "D"), "bank": ("M", "D"), "x": ("N", "D"), "y": ("M", "D")}
 _DIMS |= dict.fromkeys(("labels", "partition", "g", "h"), ("N",))
+_POSITIVE = ("c", "temperature", "largest", "target", "min_radius")
 _NUMBERS = {"int": (1, 2, 3, 20, 0, -1, 2**40, -(2**63)), "float": functions._NUMBERS[:-1], "bool": (True, False)}
 
 
@@ -33,13 +34,13 @@ def operators() -> dict[str, Any]:
 
 
 @cache
-def _cores() -> dict[str, list[tuple[str, ...]]]:
-    """The trailing dimensions of the arguments of formulas on rows and of their derivatives."""
-    found: dict[str, list[tuple[str, ...]]] = {}
+def _levels() -> dict[str, Level]:
+    """The formulas on rows and their derivatives, which know the dimensions of their arguments."""
+    found: dict[str, Level] = {}
 
     def add(level: Level | None) -> None:
         while level is not None:
-            found[level.name] = [core.dims for core in level.cores]
+            found[level.name] = level
             level = level._derivative
 
     for module in functions._MODULES:
@@ -61,8 +62,8 @@ def recipes() -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def _calls(draw: st.DrawFn, name: str) -> dict[str, Any]:
     schema = operators()[name]._schema.arguments
-    known = _cores().get(name)
-    dims = [known[i] if known else _DIMS.get(a.name, ()) for i, a in enumerate(schema)]
+    level = _levels().get(name)
+    dims = [level.cores[i].dims if level else _DIMS.get(a.name, ()) for i, a in enumerate(schema)]
     drawn = draw(tensors.shapes(dims))
     arguments: list[Any] = []
     for argument, shape, core in zip(schema, drawn, dims):
@@ -96,5 +97,13 @@ def judge(recipe: Mapping[str, Any]) -> None:
         # A kernel may refuse more than it is ever given by the functions.
         return
     rows = all(a.numel() for a in given if isinstance(a, torch.Tensor))  # of none there are sums alone
+    values = finite(given) and rows and _in_domain(name, given)
     for a, b in zip(got, want):
-        compare(a, b, name, loose=True, values=finite(given) and rows)
+        compare(a, b, name, loose=True, values=values)
+
+
+def _in_domain(name: str, given: Sequence[Any]) -> bool:
+    """Whether curvatures and bounds are positive. Where not, singular points are 0 or NaN, as a tier has it."""
+    level = _levels().get(name)
+    names = level.op.names if level else [argument.name for argument in operators()[name]._schema.arguments]
+    return all(bool((a > 0).all()) for a, each in zip(given, names) if each in _POSITIVE)

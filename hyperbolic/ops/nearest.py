@@ -13,8 +13,6 @@ from hyperbolic.ops.dispatch import Op, declare, map_in_turn
 
 # Entries of the distance matrix in flight at a time.
 _BLOCK = 1 << 20
-# More fit no memory, but a view may have them, and would be gone through for years. As in csrc/cpu/tensors.h.
-_MOST = 1 << 48
 
 
 def arguments(
@@ -52,8 +50,6 @@ class Nearest:
 
     def evaluate(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:
         """The reference: scores in float64, so that rounding to the points' type makes no ties."""
-        if bank.numel() > _MOST:
-            raise ValueError(f"{self.name}: bank must have at most 2^48 elements, got {tuple(bank.shape)}")
         query, distance = query.to(torch.float64), self.dist.level.evaluate
         best = query.new_empty(query.shape[0], 0)
         index = torch.empty_like(best, dtype=torch.int64)

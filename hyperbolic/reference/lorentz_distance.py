@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hyperbolic.reference import wide
 from hyperbolic.reference.autodiff import (
     Variable,
     branch,
@@ -172,9 +173,12 @@ def _dist_polar(u: Variable, v: Variable, p: Variable, q: Variable, gap: Variabl
     fade = where(near, exp(-small) * stumpff(1, small * small), expm1(large * -2.0) / large * -0.5)
     angular = expm1(high * -2.0) * fade * reach * -0.25
     rise = where(swap, -gap, gap)
-    m = constant(torch.maximum(rise.head, (a + b).head + torch.log(angular.head)))
+    # A double word, because the tail of a radius beyond 1e17 is no small number.
+    apart = angular.head > 0
+    other = (a + b).value + torch.log(torch.where(apart, angular.head, 1.0))
+    m = Variable(wide.where(apart & (wide.head(other) > rise.head), other, rise.value))
     fall = expm1(-rise)
-    square = fall * fall * 0.25 * exp(rise - m) + angular * exp(where(angular.head > 0, a + b - m, 0.0))
+    square = fall * fall * 0.25 * exp(rise - m) + angular * exp(where(apart, a + b - m, 0.0))
     return asinh_exp(m * 0.5, sqrt(square)) * 2.0 / root
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from icl.adapters.base import Adapter, AdapterConfig
 from icl.adapters.decoder import Decoder, Shape
 from icl.checkpoints import write_atomically
-from icl.typed import brief, same_format
+from icl.typed import brief, read_json, same_format
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -64,7 +64,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """What :func:`save` wrote beside the weights. ``ValueError`` if it is not that."""
     file = folder / CONFIG_FILE
     try:
-        described = json.loads(file.read_text())
+        described = read_json(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"from_pretrained: {file} cannot be read: {error}") from error
     if not isinstance(described, dict) or not same_format(described.get("format"), FORMAT):

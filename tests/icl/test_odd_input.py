@@ -24,9 +24,11 @@ from icl.adapters.base import METHODS
 from icl.adapters.storage import read_config
 from icl.bank import AnchorBank
 from icl.cli import app
+from icl.lift import HyperbolicLift
 from icl.objective import Objective
 from icl.run_folder import read_run
 from icl.runs import Data, Run, Training, read_yaml
+from icl.schema import BankError
 from tests.icl.test_cli import points, write_rows
 
 ODD: list[Any] = [
@@ -311,3 +313,15 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icl.schema.Meta.read", interrupted)
     result = CliRunner().invoke(app, ["bank", "info", "bank"])
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize("name", ["bank.json", "lift.json", "adapter_config.json", "run.json"])
+def test_json_that_is_too_deep_is_told(name: str, tmp_path: Path) -> None:
+    """Nested deeper than Python's parser goes, which raises what is no ValueError."""
+    (tmp_path / name).write_text("[" * 100_000 + "]" * 100_000)
+    openers: dict[str, Callable[[Path], Any]] = {
+        "bank.json": AnchorBank.open, "lift.json": HyperbolicLift.load, "adapter_config.json": read_config,
+        "run.json": read_run,
+    }  # fmt: skip
+    with pytest.raises((ValueError, BankError), match="nested too deep"):
+        openers[name](tmp_path)
