@@ -21,6 +21,7 @@ lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 accuracy: .venv/bench
 	$(BIN)/python bench/accuracy.py

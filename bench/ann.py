@@ -21,8 +21,8 @@ from rich.progress import Progress, track
 from rich.table import Table
 from torch import Tensor
 
-from icl import ann
 from icl.bank import AnchorBank, Hits
+from icl.bank.search import approximate as ann
 
 BATCH, BATCHES, K = 64, 9, 10
 
@@ -62,10 +62,10 @@ def main(
         start = perf_counter()
         with Progress(console=console) as progress:
             task = progress.add_task("index", total=rows)
-            record = ann.build(bank, recall, K, progress=lambda added: progress.advance(task, added))
+            record = ann.build_index(bank, recall, K, progress=lambda added: progress.advance(task, added))
         built = perf_counter() - start
         exact, slow = timed(lambda batch: bank.search(batch, K), query)
-        found, fast = timed(lambda batch: ann.search(bank, batch, K), query)
+        found, fast = timed(lambda batch: ann.search_index(bank, batch, K), query)
     hit = [(f.dist <= e.dist[:, -1:]).double() for f, e in zip(found, exact)]
     title = f"{rows} rows, dim {dim}, batches of {BATCH}, k = {K}, {threads} threads"
     table = Table("", "exact", "index", title=title)

@@ -30,7 +30,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from icl.bank import AnchorBank
+from icl.bank.anchor_bank import AnchorBank
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6

@@ -42,43 +42,43 @@ RELEASES = {"transformers": ("5.23.0", "5.24.0")}
 # What stands for a package whose part in the suite is small; of any other, the whole suite.
 TESTS = {
     "transformers": (
-        "zoo attention adapters adapter_files bases internals passes lora vectors hierarchy_bias teacher train "
-        "checkpoints batches prompt evaluate cost embed models testbed methods"
+        "attention adapters losses prompts training/teacher training/trainer training/checkpoints evaluation/evaluator "
+        "evaluation/cost bank/embedder testbed/testbed"
     ),
-    "peft": "lora adapter_files",
-    "pylance": "bank ann cluster select cli",
-    "pyarrow": "bank examples cluster select cli",
-    "usearch": "ann cli",
-    "ray": "cluster",
-    "datasets": "examples testbed_tasks train commands",
-    "accelerate": "train checkpoints teacher evaluate",
-    "safetensors": "adapter_files checkpoints lift teacher",
-    "filelock": "bank",
-    "pillow": "embed examples prompt report testbed_images",
-    "scikit-learn": "testbed_images",
-    "scipy": "intervals",
-    "pyyaml": "commands",
-    "jinja2": "report demo_report",
-    "typer": "cli commands demo",
-    "rich": "cli commands demo",
-    "playwright": "browser demo_report",
-    "geoopt": "../test_manifolds",
-    "matplotlib": "../test_plot report",
-    "plotly": "../test_plot demo_report",
-    "triton": "../test_triton",
-    "faiss-cpu": "../test_bench",
-    "gmpy2": "../test_values",
-    "mkdocs": "../test_docs",
-    "mkdocs-material": "../test_docs",
-    "mkdocstrings": "../test_docs",
-    "torch-abi-audit": "../test_kernels ../test_cuda",
-    "pytest-benchmark": "../test_bench",
+    "peft": "adapters/lora adapters/storage",
+    "pylance": "bank/anchor_bank bank/approximate bank/cluster bank/select_rows cli/app",
+    "pyarrow": "bank/anchor_bank bank/demonstrated bank/cluster bank/select_rows cli/app",
+    "usearch": "bank/approximate cli/app",
+    "ray": "bank/cluster",
+    "datasets": "bank/demonstrated testbed/tasks training/trainer cli/adapters",
+    "accelerate": "training/trainer training/checkpoints training/teacher evaluation/evaluator",
+    "safetensors": "adapters/storage training/checkpoints bank/lift training/teacher",
+    "filelock": "bank/anchor_bank",
+    "pillow": "bank/embedder bank/demonstrated prompts/collator bank/report testbed/images",
+    "scikit-learn": "testbed/images",
+    "scipy": "evaluation/intervals",
+    "pyyaml": "cli/adapters",
+    "jinja2": "bank/report demo/page",
+    "typer": "cli/app cli/adapters demo/demo",
+    "rich": "cli/app cli/adapters demo/demo",
+    "playwright": "demo/browser demo/page",
+    "geoopt": "manifolds",
+    "matplotlib": "plot bank/report",
+    "plotly": "plot demo/page",
+    "triton": "triton",
+    "faiss-cpu": "bench",
+    "gmpy2": "values",
+    "mkdocs": "docs",
+    "mkdocs-material": "docs",
+    "mkdocstrings": "docs",
+    "torch-abi-audit": "kernels cuda",
+    "pytest-benchmark": "bench",
 }
 QUICK = (
     "tests/test_manifolds.py",
-    "tests/icl/test_attention.py",
-    "tests/icl/test_lora.py",
-    "tests/icl/test_intervals.py",
+    "tests/icl/attention/test_primitives.py",
+    "tests/icl/adapters/test_lora.py",
+    "tests/icl/evaluation/test_intervals.py",
 )
 
 
@@ -104,7 +104,15 @@ class Row:
 def files_of(package: str) -> list[str]:
     """Paths from the root of the project; none stand for all."""
     names = TESTS.get(package, "").split()
-    return [f"tests/{name[3:]}.py" if name.startswith("../") else f"tests/icl/test_{name}.py" for name in names]
+    return [path for name in names for path in _tests_at(name)]
+
+
+def _tests_at(name: str) -> list[str]:
+    """Return the paths of a test, "bank/approximate" or "plot", or of all tests of a wing, "adapters"."""
+    wing = ROOT / "tests" / "icl" / name
+    if wing.is_dir():
+        return sorted(str(path.relative_to(ROOT)) for path in wing.glob("test_*.py"))
+    return [f"tests/icl/{name.replace('/', '/test_')}.py" if "/" in name else f"tests/test_{name}.py"]
 
 
 def planned(environments: Environments, ranges: Mapping[str, Requirement]) -> list[str]:
@@ -316,7 +324,7 @@ def main(
 
     Example: python bench/compat.py --only transformers==5.23.0 --only floors --again
 
-    Example: python bench/compat.py --only pylance==1.0.0 --tests tests/icl/test_bank.py
+    Example: python bench/compat.py --only pylance==1.0.0 --tests tests/icl/bank/test_anchor_bank.py
     """
     if page_only:
         return write(read(out / "compatibility.csv"), out)

@@ -17,8 +17,8 @@ from rich.progress import track
 from rich.table import Table
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PixtralVisionConfig
 
-from icl import internals
 from icl.adapters import HiFICLConfig, HyperICLConfig, MimICConfig, attach
+from icl.attention import internals
 
 SHOTS = 16
 BARE = "zero-shot"

@@ -20,10 +20,9 @@ from harness import evidence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from icl.demo import tables
-from icl.demo.plan import FULL, QUICK, Job, Plan
-from icl.demo.run import run
-from icl.intervals import interval
+from icl.demo import FULL, QUICK, Job, run, tables
+from icl.demo.plan import Plan
+from icl.evaluation import interval
 from icl.testbed.trials import COMPARISONS
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -29,13 +29,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import AutoProcessor
 
-from icl.bank import AnchorBank
-from icl.embed import Embedder, digest
-from icl.execute import train
-from icl.lift import HyperbolicLift
-from icl.plan import Plan, evaluate
-from icl.results import Results
-from icl.runs import Data, Run, Training
+from icl.bank import AnchorBank, Embedder, HyperbolicLift
+from icl.common.files import digest
+from icl.evaluation import Plan, Results, evaluate
+from icl.training import Run, train
+from icl.training.run import Data, Training
 
 Show = Callable[[str, int, int | None], None]
 """Told what is done, and how much of how much of it."""
@@ -46,7 +44,7 @@ class Setting:
     """What is the same for all cells of a table.
 
     Args:
-        model: for :func:`icl.models.load_model`.
+        model: for :func:`icl.attention.load_model`.
         out: folder for rows, adapters and results.
         clip: embeds the images that RICES compares; without one its cells are not measured.
         seeds: of adapters and demonstrations.

@@ -30,9 +30,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from icl.bank import AnchorBank
-from icl.lift import HyperbolicLift, disjoint_batches, fit
-from icl.select import Queries, Strategy, select
+from icl.bank import AnchorBank, HyperbolicLift, Queries, select
+from icl.bank.embedding.lift import disjoint_batches, fit_lift
+from icl.common.choices import Strategy
 
 DOCS = Path(__file__).parent.parent / "docs"
 SIGNAL, NUISANCE, DIM = 48, 16, 16  # dimensions of embeddings, and of points
@@ -100,7 +100,7 @@ def ancestors_at(hierarchy: Hierarchy, depth: int) -> Tensor:
 
 
 def linear_head(embeddings: Tensor, pairs: Tensor, groups: Tensor, epochs: int, seed: int) -> nn.Linear:
-    """What ``icl.lift.fit`` does, with cosines in the place of distances."""
+    """What ``icl.bank.embedding.lift.fit`` does, with cosines in the place of distances."""
     generator = torch.Generator().manual_seed(seed)
     head = nn.Linear(embeddings.shape[1], DIM, bias=False)
     nn.init.orthogonal_(head.weight, gain=sqrt(embeddings.shape[1] / DIM), generator=generator)
@@ -134,7 +134,7 @@ def demonstrations(hierarchy: Hierarchy, size: Size, seed: int, folder: Path) ->
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         lift = HyperbolicLift(rows.shape[1], dim=DIM)
-    report = fit(lift, rows, pairs, groups=own, entailment=ENTAILMENT, epochs=size.epochs, seed=seed)
+    report = fit_lift(lift, rows, pairs, groups=own, entailment=ENTAILMENT, epochs=size.epochs, seed=seed)
     head = linear_head(rows, pairs, own, len(report.train_loss), seed)
 
     given = {"id": [str(i) for i in range(len(shown))], "text_embedding": questions[0]}

@@ -28,8 +28,8 @@ from rich.progress import track
 from torch import Tensor
 
 from hyperbolic import pairwise
-from icl import cells
 from icl.bank import AnchorBank
+from icl.bank.search import cells
 
 LORENTZ, EUCLIDEAN, INNER, RAW = (
     "Lorentz k-means",

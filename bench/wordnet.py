@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from hyperbolic import lorentz, manifolds, models, plot, poincare
-from icl import metrics
+from icl.bank.embedding import lift_metrics as metrics
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS, PEER = "hyperbolic", "geoopt"

@@ -31,11 +31,11 @@ from typer.testing import CliRunner
 import hyperbolic
 from hyperbolic import lorentz, models, pairwise, poincare
 from icl import testbed
-from icl.cli import app
+from icl.cli.app import app
 from icl.testbed import evaluate, images, pretrain
+from tests.icl.evaluation.test_published import WORDS, write_vqa
 from tests.icl.models import tiny_model
-from tests.icl.test_published import WORDS, write_vqa
-from tests.icl.test_testbed_training import SHORT
+from tests.icl.testbed.test_pretrain import SHORT
 from tests.test_bench import tree
 
 ROOT = Path(__file__).parent.parent
@@ -135,7 +135,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model("clip", folder / "tiny-clip")
     (folder / "images").mkdir()
     for split, count in (("train", 24), ("dev", 4), ("test", 4)):
-        source = images.split(split)
+        source = images.load_digits(split)
         rows = []
         for i in range(count):
             at = i * (len(source) // count)
@@ -151,7 +151,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = {"train": "demos", "dev": "queries", "test": "others"}[split]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, demos)))
     for i in (17, 18, 19):
-        (folder / f"images/{i}.png").write_bytes(images.split("dev").png(i))
+        (folder / f"images/{i}.png").write_bytes(images.load_digits("dev").png(i))
     write_vqa(folder, "vqav2", {"train": 20, "val": 6})
     (folder / "coco").mkdir()
     for part in ("train2014", "val2014"):

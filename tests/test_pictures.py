@@ -13,7 +13,7 @@ from PIL import Image
 
 from hyperbolic import plot
 from hyperbolic.plot.pictures import load_image
-from icl.examples import content
+from icl.data.examples import content
 
 
 def pixels(image: Any) -> list[list[int]]:

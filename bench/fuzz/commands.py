@@ -59,7 +59,7 @@ _SLOW = ("demo", "testbed pretrain", "testbed eval")
 @cache
 def commands() -> dict[str, Any]:
     """Every command of the tree, by its words."""
-    from icl import cli
+    from icl.cli.app import app as cli
 
     found: dict[str, Any] = {}
 
@@ -143,7 +143,7 @@ def _named(argv: list[str]) -> set[str]:
 
 
 def _run(argv: list[str]) -> int:
-    from icl import cli
+    from icl.cli.app import app as cli
 
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.alarm(PATIENCE)

@@ -44,8 +44,8 @@ _DEEP = {"deep": "[" * 3000 + "]" * 3000, "long": '"' + "x" * 5000 + '"'}
 
 
 def _read_records(path: Path) -> None:
-    from icl.embed import load_image
-    from icl.records import Records
+    from hyperbolic.plot.pictures import load_image
+    from icl.data import Records
 
     records = Records(path)
     for row in range(len(records)):
@@ -55,28 +55,26 @@ def _read_records(path: Path) -> None:
 
 
 def _read_picture(path: Path) -> None:
-    from icl.embed import load_image
+    from hyperbolic.plot.pictures import load_image
 
     with contextlib.suppress(Image.DecompressionBombError):
         load_image(path)
 
 
 def _read_bank(folder: Path) -> list[Any]:
-    from icl import ann
-    from icl.bank import AnchorBank
-    from icl.facts import facts
+    from icl.bank import AnchorBank, describe_bank, search_index
 
     bank = AnchorBank.open(folder)
     query = torch.ones(2, bank.meta.dim)
-    hits = [bank.search(query, 3), bank.search(query, 3, where="id != 'demo-1'"), ann.search(bank, query, 3)]
+    hits = [bank.search(query, 3), bank.search(query, 3, where="id != 'demo-1'"), search_index(bank, query, 3)]
     rows = [bank.take(hit.rows.flatten()).to_pylist() for hit in hits]
-    facts(bank.folder, bank.meta, bank.dataset)
+    describe_bank(bank.folder, bank.meta, bank.dataset)
     assert bank.lift is None or bank.lift.c > 0
     return [*rows, *(hit.dist.tolist() for hit in hits), bank.gather(torch.arange(len(bank))).tolist()]
 
 
 def _read_lift(folder: Path) -> None:
-    from icl.lift import HyperbolicLift
+    from icl.bank import HyperbolicLift
 
     lift = HyperbolicLift.load(folder)
     lift(torch.eye(4))
@@ -85,16 +83,14 @@ def _read_lift(folder: Path) -> None:
 def _read_adapter(folder: Path) -> None:
     from icl import testbed
     from icl.adapters import Adapters
-    from icl.execute import read_run
+    from icl.training.execution import read_run
 
     read_run(folder)
     Adapters.from_pretrained(testbed.load()[0], folder)
 
 
 def _resume(folder: Path) -> None:
-    from icl.execute import train
-    from icl.run_folder import read_run
-    from icl.runs import Run
+    from icl.training import Run, read_run, train
 
     run = read_run(folder)
     if run is not None:
@@ -102,8 +98,7 @@ def _resume(folder: Path) -> None:
 
 
 def _read_results(path: Path) -> None:
-    from icl.result_tables import for_terminal, markdown
-    from icl.results import Results
+    from icl.evaluation import Results, for_terminal, markdown
 
     results = Results(path)
     results.csv()
@@ -112,7 +107,7 @@ def _read_results(path: Path) -> None:
 
 
 def _read_yaml(path: Path) -> None:
-    from icl.runs import Run, read_yaml
+    from icl.training import Run, read_yaml
 
     run = Run.from_dict(read_yaml(path))
     assert run.label
@@ -282,7 +277,7 @@ def _nodes(tree: Any, lines: bool = False) -> Any:
 
 
 def _judge_texts(recipe: Mapping[str, Any], folder: Path) -> None:
-    from icl.records import Records
+    from icl.data import Records
 
     names, rows = ("id", "question", "answer"), recipe["rows"]
     kind = recipe["texts"]

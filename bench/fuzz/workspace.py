@@ -135,23 +135,21 @@ def _vectors(folder: Path) -> None:
 
 
 def _bank(folder: Path, out: Path) -> None:
-    from icl import ann
-    from icl.bank import AnchorBank
+    from icl.bank import AnchorBank, build_index
 
     bank = AnchorBank.build(out, folder / "demos.jsonl")
     bank.append(folder / "more.jsonl")
-    ann.build(bank)
+    build_index(bank)
 
 
 def _lift(folder: Path, out: Path) -> None:
-    from icl.lift import HyperbolicLift
+    from icl.bank import HyperbolicLift
 
     HyperbolicLift(4, dim=3).save(out)
 
 
 def _lifted(folder: Path, out: Path) -> None:
-    from icl.bank import AnchorBank
-    from icl.lift import HyperbolicLift
+    from icl.bank import AnchorBank, HyperbolicLift
 
     AnchorBank.build(out, folder / "embeddings.parquet", lift=HyperbolicLift(4, dim=3))
 
@@ -167,8 +165,7 @@ def _stopped(folder: Path, out: Path) -> None:
 
 
 def _train(folder: Path, out: Path, epochs: int) -> None:
-    from icl.execute import train
-    from icl.runs import Run
+    from icl.training import Run, train
 
     def stop(step: int, total: int, best: float | None) -> None:
         if step == 2:
@@ -181,7 +178,7 @@ def _train(folder: Path, out: Path, epochs: int) -> None:
 
 
 def _tested(folder: Path, out: Path) -> None:
-    from icl.cli import app
+    from icl.cli.app import app
 
     rows = str(folder / "rows" / "rows.jsonl")
     with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""Rows for :class:`icl.records.Records` from the files that VQAv2, OK-VQA and COCO captions are published in.
+"""Rows for :class:`icl.data.Records` from the files that VQAv2, OK-VQA and COCO captions are published in.
 
 Formats: https://visualqa.org/download.html for questions and annotations, which OK-VQA shares (its ``answer`` is
 stemmed, and is what its evaluator compares), and ``dataset_coco.json`` of Karpathy and Fei-Fei, 2015, for captions.

@@ -7,8 +7,9 @@ from typing import Any
 
 from harness.published import Row, Task
 from harness.report import lines
-from icl.results import SHOTS, ZERO, Results
-from icl.runs import label_of
+from icl.evaluation import Results
+from icl.evaluation.results import SHOTS, ZERO
+from icl.training import label_of
 
 
 def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: str | None) -> list[dict[str, Any]]:

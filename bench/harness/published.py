@@ -20,7 +20,7 @@ from icl.adapters import (
     MimICConfig,
     TaskVectorConfig,
 )
-from icl.select import Strategy
+from icl.common.choices import Strategy
 
 EPOCHS, STEP = 5.0, 8
 

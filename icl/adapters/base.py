@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.decoder import Decoder, DecoderLayer, Shape
 from icl.adapters.passes import Pass, Place
-from icl.objective import Objective
-from icl.scores import Prefix
-from icl.typed import brief, build
+from icl.attention import Decoder, DecoderLayer, Prefix, Shape
+from icl.common.configuration import brief, build
+from icl.losses import Objective
 
 if TYPE_CHECKING:
     from icl.adapters.container import Adapters

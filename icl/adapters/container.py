@@ -10,13 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from icl import attention, internals
-from icl.adapters import hooks, storage
+from icl.adapters import hooks
 from icl.adapters.base import Adapter, AdapterConfig, Layer
-from icl.adapters.decoder import Decoder
 from icl.adapters.passes import Local, Names, Pass, Place, Prompt, Running
 from icl.adapters.record import Record
-from icl.scores import Scores
+from icl.adapters.storage import read_adapter, restore_adapter, save_adapter
+from icl.attention import ATTENTION_NAMES, Decoder, Scores, base_of, has_site, internals, put_site, remove_site
 
 
 def attach(model: nn.Module, config: AdapterConfig | Sequence[AdapterConfig], name: str = "default") -> Adapters:
@@ -27,8 +26,8 @@ def attach(model: nn.Module, config: AdapterConfig | Sequence[AdapterConfig], na
     transformations of the query one after the other, all virtual keys in one softmax.
 
     Raises ``ValueError`` if the model has no text decoder that transformers' attention interface reaches, or an
-    encoder, or if the name is taken; :class:`icl.internals.IncompatibleModelError`, which is one too, if the model
-    does not behave as adapters have to assume, then or in the first pass.
+    encoder, or if the name is taken; :class:`icl.attention.internals.IncompatibleModelError`, which is one too, if
+    the model does not behave as adapters have to assume, then or in the first pass.
 
     >>> from icl import testbed
     >>> from icl.adapters import HyperICLConfig
@@ -80,12 +79,12 @@ class Adapters(nn.Module):
         super().__init__()
         *wrappers, model = internals.unwrapped(model)
         decoder = Decoder(model)
-        if any(layer.attention is not None and attention.stands(layer.attention) for layer in decoder.layers):
+        if any(layer.attention is not None and has_site(layer.attention) for layer in decoder.layers):
             raise ValueError(
                 "attach: layers of this model have adapters already, attached to a model that shares them or has this "
                 "one inside: attach to that one, or detach there first"
             )
-        attention.base_of(internals.attention_of(decoder.config))
+        base_of(internals.attention_of(decoder.config))
         # Not as submodules: the model holds these, and holds us.
         self.__dict__.update(model=model, decoder=decoder)
         self.loaded = nn.ModuleDict()
@@ -98,16 +97,16 @@ class Adapters(nn.Module):
         model.add_module(self.KEY, self)
         for layer in decoder.layers:
             if layer.attention is not None:
-                attention.put(layer.attention, _Site(self, layer.index))
+                put_site(layer.attention, _Site(self, layer.index))
         self._handles = hooks.install(self, wrappers)
         self.intercept()
 
     def intercept(self) -> None:
         """Has the decoder call our attention, also after someone gave it another implementation."""
         name = internals.attention_of(self.decoder.config)
-        base = attention.base_of(name)
+        base = base_of(name)
         if name == base:
-            internals.set_attention(self.decoder.config, attention.NAMES[base])
+            internals.set_attention(self.decoder.config, ATTENTION_NAMES[base])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moved with the model, and float32 over any base: ``model.half()`` is for the base."""
@@ -206,9 +205,9 @@ class Adapters(nn.Module):
         hooks.uninstall(self)
         for layer in self.decoder.layers:
             if layer.attention is not None:
-                attention.remove(layer.attention)
+                remove_site(layer.attention)
         config = self.decoder.config
-        internals.set_attention(config, attention.base_of(internals.attention_of(config)))
+        internals.set_attention(config, base_of(internals.attention_of(config)))
         for p in self._trainable:
             p.requires_grad_(True)
         del self.model._modules[self.KEY]
@@ -305,7 +304,7 @@ class Adapters(nn.Module):
 
     def save_pretrained(self, path: str | Path, name: str = "default") -> None:
         """Write configuration and weights of one adapter to the folder ``path``, files named as peft does."""
-        storage.save(Path(path), self[name], self.decoder, getattr(self.model.config, "name_or_path", ""))
+        save_adapter(Path(path), self[name], self.decoder, getattr(self.model.config, "name_or_path", ""))
 
     @staticmethod
     def from_pretrained(model: nn.Module, path: str | Path, name: str = "default") -> Adapters:
@@ -314,12 +313,12 @@ class Adapters(nn.Module):
         ``ValueError`` if the folder holds none, if its files do not fit each other, or if it was trained on another
         base.
         """
-        configs, tensors = storage.read(Path(path), Decoder(internals.unwrapped(model)[-1]))
+        configs, tensors = read_adapter(Path(path), Decoder(internals.unwrapped(model)[-1]))
         with _container(model) as container:
             before = container.requests()
             container.add(configs, name)
             try:
-                storage.restore(container[name], tensors, Path(path))
+                restore_adapter(container[name], tensors, Path(path))
             except ValueError:
                 container.remove(name)
                 container._choose(before)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from icl import internals
 from icl.adapters.passes import Prompt, left_padding
+from icl.attention import internals
 
 if TYPE_CHECKING:
     from icl.adapters.container import Adapters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from icl.scores import Scores
+from icl.attention import Scores
 
 
 class Record:

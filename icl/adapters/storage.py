@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from icl.adapters.base import Adapter, AdapterConfig
-from icl.adapters.decoder import Decoder, Shape
-from icl.checkpoints import write_atomically
-from icl.typed import brief, read_json, same_format
+from icl.attention import Decoder, Shape
+from icl.common.configuration import brief
+from icl.common.files import read_json, same_format, write_text
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
-def save(folder: Path, parts: Sequence[Adapter], decoder: Decoder, base_name: str) -> None:
+def save_adapter(folder: Path, parts: Sequence[Adapter], decoder: Decoder, base_name: str) -> None:
     """Write the methods of an adapter, and what tells their base from others.
 
     ``OSError`` if they cannot be written; an adapter that was there before is left then.
@@ -44,10 +44,10 @@ def save(folder: Path, parts: Sequence[Adapter], decoder: Decoder, base_name: st
         "base": decoder.fingerprint(),
         "base_model_name_or_path": base_name,
     }
-    write_atomically(folder / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
+    write_text(folder / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
 
 
-def read(folder: Path, decoder: Decoder) -> tuple[list[AdapterConfig], dict[str, Tensor]]:
+def read_adapter(folder: Path, decoder: Decoder) -> tuple[list[AdapterConfig], dict[str, Tensor]]:
     """Configurations and weights of an adapter for this base. ``ValueError`` if they are none, or for another."""
     described = read_config(folder)
     configs = [AdapterConfig.from_dict(part) for part in described["parts"]]
@@ -80,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_base(file: Path, base: Any) -> None:
-    """``ValueError`` for what is not as :meth:`icl.adapters.decoder.Decoder.fingerprint` describes a base."""
+    """``ValueError`` for what is not as :meth:`icl.attention.Decoder.fingerprint` describes a base."""
     sizes = {"architecture": str, "layers": int} | {f.name: int for f in fields(Shape)}
     if not isinstance(base, dict) or not all(type(base.get(name)) is kind for name, kind in sizes.items()):
         raise ValueError(f"from_pretrained: {file} must describe its base by {', '.join(sizes)}, got {brief(base)}")
@@ -101,7 +101,7 @@ def count_parameters(folder: Path) -> int:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
-def restore(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) -> None:
+def restore_adapter(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) -> None:
     """Load the weights. ``ValueError`` if names or shapes are not those of the configuration."""
     expected = _state(parts)
     if wrong := sorted(set(expected) ^ set(tensors)):

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from icl.demo import figures, tables, verdict
 from icl.demo.plan import Plan
 from icl.demo.tables import Results
-from icl.testbed.ground import BASES
+from icl.testbed import BASES
 
 # autoescape: every value that is put in is escaped, whatever it is.
 _PAGES = jinja2.Environment(
@@ -24,7 +24,7 @@ _PAGES = jinja2.Environment(
 )
 
 
-def write(plan: Plan, results: Results, folder: Path) -> Path:
+def write_page(plan: Plan, results: Results, folder: Path) -> Path:
     """``report.html``, and its tables as ``results.json`` and as CSV. Returns the page's path."""
     rows, variants, choices = (
         tables.methods(plan, results),

@@ -17,11 +17,9 @@ from icl.adapters import (
     MimICConfig,
     TaskVectorConfig,
 )
-from icl.embed import digest
-from icl.objective import Objective
-from icl.testbed.ground import BASES
-from icl.testbed.model import folder_of
-from icl.testbed.trials import ANCHOR, BOTH, CE, EUCLIDEAN, LOGITS, TRIALS, Trial
+from icl.common.files import digest
+from icl.losses import Objective
+from icl.testbed import ANCHOR, BASES, BOTH, CE, EUCLIDEAN, LOGITS, TRIALS, Trial, folder_of
 
 Kind = Literal["selection", "base", "trial", "vector", "ablation", "attention", "latency"]
 

@@ -13,15 +13,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hyperbolic import plot
-from icl import lift as lifts
-from icl.bank import AnchorBank
-from icl.select import Queries, select
-from icl.testbed import images
-from icl.testbed.episodes import Layout
-from icl.testbed.evaluate import _prompts as prompts
-from icl.testbed.ground import BASES
-from icl.testbed.model import encode, load, logits
-from icl.testbed.vocabulary import DIGITS, WORDS
+from icl.bank import AnchorBank, HyperbolicLift, Queries, fit_lift, same_label_pairs, select
+from icl.testbed import BASES, DIGITS, WORDS, DigitImages, Layout, encode, load, load_digits, logits, pixel_values
+from icl.testbed import make_prompts as prompts
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"strategy": "random"},
@@ -29,7 +23,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "hyperbolic": {"strategy": "hyperbolic"},
     "hyperbolic, diverse": {"strategy": "hyperbolic", "diversity": 0.3},
 }
-"""Options of :func:`icl.select.select`. Without TopK-CLIP: it compares texts too, and these queries have none."""
+"""Options of :func:`icl.bank.select`. Without TopK-CLIP: it compares texts too, and these queries have none."""
 _DIM, _EPOCHS = 16, 5
 # At a time: what the layers make of more is slower to reach.
 _PROMPTS = 40
@@ -45,12 +39,12 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
     """
     torch.manual_seed(seed)  # where the lift starts
     model, processor = load(BASES[seed])
-    train, held = images.split("train"), images.split("held_out")
+    train, held = load_digits("train"), load_digits("held_out")
     embedded, asked = (_embedded(model, split.pixels) for split in (train, held))
     files = _export(folder / "demonstrations", train)
-    lift = lifts.HyperbolicLift(embedded.shape[1], dim=_DIM)
-    pairs = lifts.same_label_pairs(train.labels, seed)
-    fitted = lifts.fit(lift, embedded, pairs, groups=train.labels, epochs=_EPOCHS, seed=seed)
+    lift = HyperbolicLift(embedded.shape[1], dim=_DIM)
+    pairs = same_label_pairs(train.labels, seed)
+    fitted = fit_lift(lift, embedded, pairs, groups=train.labels, epochs=_EPOCHS, seed=seed)
     lift.eval()
     shutil.rmtree(folder / "bank", ignore_errors=True)
     names = [file.stem for file in files]
@@ -62,7 +56,7 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
         points = lift(asked[chosen])
     given = Queries(points, asked[chosen], ids=[f"held-out-{i}" for i in chosen.tolist()])
     with torch.inference_mode():
-        seen, shown = (encode(model, images.pixel_values(split.pixels)) for split in (train, held))
+        seen, shown = (encode(model, pixel_values(split.pixels)) for split in (train, held))
     accuracy, sheets = {}, []
     for name, options in STRATEGIES.items():
         for k in shots:
@@ -84,7 +78,7 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
     }
 
 
-def _card(split: images.Images, row: int) -> dict[str, str]:
+def _card(split: DigitImages, row: int) -> dict[str, str]:
     """Return an image with its label, for a page."""
     return {"picture": data_uri(split.png(row)), "label": DIGITS[int(split.labels[row])]}
 
@@ -92,12 +86,12 @@ def _card(split: images.Images, row: int) -> dict[str, str]:
 @torch.no_grad()
 def _embedded(model: Any, pixels: Tensor) -> Tensor:
     """The model's own vision encoder, as an embedder: unit vectors, as CLIP's are."""
-    values = images.pixel_values(pixels).transpose(0, 1)
+    values = pixel_values(pixels).transpose(0, 1)
     mean: Tensor = model.get_image_features(values).last_hidden_state.mean(1)
     return normalize(mean, dim=-1)
 
 
-def _export(folder: Path, split: images.Images) -> list[Path]:
+def _export(folder: Path, split: DigitImages) -> list[Path]:
     """A folder of PNG files, and a list of them with what they show, as users have them."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder.resolve() / f"{i:04d}.png" for i in range(len(split))]
@@ -127,7 +121,7 @@ def _right(model: Any, processor: Any, pictures: Tensor, shown: Tensor, asked: T
 
 
 def _disk(
-    bank: AnchorBank, train: images.Images, held: images.Images, points: Tensor, chosen: Tensor, seed: int
+    bank: AnchorBank, train: DigitImages, held: DigitImages, points: Tensor, chosen: Tensor, seed: int
 ) -> dict[str, Any]:
     """A sample of the bank and a few queries with their neighbours, in two dimensions."""
     sample = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:_SHOWN]

@@ -11,9 +11,8 @@ from typing import Any
 
 from icl.demo.plan import Job, Plan, method_of
 from icl.demo.selection import STRATEGIES
-from icl.intervals import interval, wilson
-from icl.testbed.ground import BASES
-from icl.testbed.trials import TRIALS, Mark, Trial
+from icl.evaluation import interval, wilson
+from icl.testbed import BASES, TRIALS, Mark, Trial
 
 Results = Mapping[Job, Mapping[str, Any]]
 DIFFERENCE = "rank 4 less rank 1"

@@ -16,16 +16,13 @@ from typing import Any
 import torch
 
 from icl.adapters import AdapterConfig, Adapters, attach
-from icl.cost import greedy
+from icl.data import Example
 from icl.demo.plan import Job
 from icl.demo.selection import data_uri, selection
-from icl.examples import Example
-from icl.fitting import fit_examples
-from icl.prompt import Collator
-from icl.testbed.ground import BASES, Ground, examples
-from icl.testbed.model import load
-from icl.testbed.trials import Outcome, run
-from icl.testbed.vocabulary import END
+from icl.evaluation import greedy
+from icl.prompts import Collator
+from icl.testbed import BASES, END, Ground, Outcome, examples, load, run
+from icl.training import fit_examples
 
 Advance = Callable[[float], None]
 # Examples that vectors are read off, and those that choose their layer or heads.

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
-from icl.intervals import wilson
+from icl.evaluation import wilson
 from icl.testbed.episodes import Layout
-from icl.testbed.images import pixel_values, split
+from icl.testbed.images import load_digits, pixel_values
 from icl.testbed.model import encode, logits
 from icl.testbed.tasks import TASKS, load_split
 from icl.testbed.vocabulary import WORDS
@@ -46,7 +46,9 @@ class Score:
         return wilson(self.right, self.prompts)
 
 
-def scores(model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0) -> Iterator[Score]:
+def measure_scores(
+    model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0
+) -> Iterator[Score]:
     """All of them, ``SCORES`` in number."""
     yield from by_shots(model, processor, seed)
     yield from on_tasks(model, processor, seed)
@@ -60,7 +62,7 @@ def by_shots(model: Idefics2ForConditionalGeneration, processor: Idefics2Process
     present"), none of it ("class absent"), or the nearest by the cosine of the vision encoder's mean, the nearest last
     (RICES, Yang et al., 2022).
     """
-    images = split("held_out")
+    images = load_digits("held_out")
     values = pixel_values(images.pixels)
     seen = encode(model, values)
     layout = Layout.chat(processor, "image")
@@ -75,7 +77,7 @@ def by_shots(model: Idefics2ForConditionalGeneration, processor: Idefics2Process
             right = 0
             for rows in torch.arange(len(images)).split(_BATCH):
                 labels = names[rows].gather(1, images.labels[shown[rows]])
-                ids = _prompts(layout, labels, processor.tokenizer.bos_token_id)
+                ids = make_prompts(layout, labels, processor.tokenizer.bos_token_id)
                 pictures = seen[torch.cat([shown[rows], rows[:, None]], 1)].flatten(0, 2)
                 answers = logits(model, ids, pictures)[:, -1].argmax(-1)
                 right += int((answers == names[rows, images.labels[rows]]).sum())
@@ -99,7 +101,7 @@ def _choose(choice: Choice, k: int, labels: Tensor, similarity: Tensor, generato
     return chosen
 
 
-def _prompts(layout: Layout, labels: Tensor, bos: int) -> Tensor:
+def make_prompts(layout: Layout, labels: Tensor, bos: int) -> Tensor:
     """Pairs with these labels (N, k), then a query up to where its label would be."""
     start = torch.full((len(labels), 1), bos)
     query = layout.tokens[: layout.label].expand(len(labels), -1)

@@ -22,7 +22,7 @@ _DEV, _TEST = 12, 24
 
 
 @dataclass(frozen=True)
-class Images:
+class DigitImages:
     """N images, those of one digit together, in the order of the digits."""
 
     pixels: Tensor
@@ -40,10 +40,10 @@ class Images:
 
 
 @cache
-def split(name: str) -> Images:
+def load_digits(name: str) -> DigitImages:
     """The images of "train", "dev", "test", or "held_out", the last two together.
 
-    >>> [len(split(name)) for name in ("train", "dev", "test", "held_out")]
+    >>> [len(load_digits(name)) for name in ("train", "dev", "test", "held_out")]
     [1437, 120, 240, 360]
     """
     parts = {
@@ -53,16 +53,16 @@ def split(name: str) -> Images:
         "train": slice(_TEST + _DEV, None),
     }
     if name not in parts:
-        raise ValueError(f"split: name must be one of {', '.join(parts)}, got {name!r}")
+        raise ValueError(f"load_digits: name must be one of {', '.join(parts)}, got {name!r}")
     # of each image 64 pixels, 0 the paper and 16 the ink, and the digit
-    table = np.loadtxt(Path(__file__).parent / "digits.csv.gz", delimiter=",", dtype=np.int64)
+    table = np.loadtxt(Path(__file__).parent / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64)
     pixels, labels = table[:, :-1].reshape(-1, SIZE, SIZE), table[:, -1]
     # numpy keeps the stream of RandomState for good, so the split is the same everywhere
     random = np.random.RandomState(0)
     order = [random.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
     rows = np.concatenate([members[parts[name]] for members in order])
     shades = np.rint(pixels[rows] * (255 / 16)).astype(np.uint8)
-    return Images(torch.from_numpy(shades), torch.from_numpy(labels[rows]))
+    return DigitImages(torch.from_numpy(shades), torch.from_numpy(labels[rows]))
 
 
 def pixel_values(pixels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Idefics2ForConditionalGeneration
 
 from icl.testbed.episodes import Batch, Layout, Sampler
-from icl.testbed.images import augmented, split
+from icl.testbed.images import augmented, load_digits
 from icl.testbed.model import build_model, encode, logits
 from icl.testbed.vocabulary import STYLES, build_processor
 
@@ -125,7 +125,7 @@ class Pretraining:
             )
 
     def _step(self, phase: Phase, layouts: tuple[Layout, Layout]) -> None:
-        at, images = self.state, split("train")
+        at, images = self.state, load_digits("train")
         # Data depend on the seed and the step alone, so there is no state of theirs to keep.
         generator = torch.Generator().manual_seed((at.seed << 32) + at.total)
         pool = torch.randperm(len(images), generator=generator)[:_POOL].sort().values

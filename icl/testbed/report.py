@@ -94,7 +94,7 @@ def figure(scores: Sequence[Score]) -> Figure:
     return drawing
 
 
-def write(scores: Sequence[Score], folder: Path) -> None:
+def write_report(scores: Sequence[Score], folder: Path) -> None:
     """``testbed.csv``, ``testbed.png``, and, between its markers if there are, ``testbed.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "testbed.csv").open("w", newline="") as file:
@@ -110,7 +110,7 @@ def write(scores: Sequence[Score], folder: Path) -> None:
     page.write_text(re.sub(f"{_BEGIN}.*?{_END}", lambda _: block, before, flags=re.DOTALL), encoding="utf-8")
 
 
-def card(state: State, parameters: int, scores: Sequence[Score]) -> dict[str, Any]:
+def make_card(state: State, parameters: int, scores: Sequence[Score]) -> dict[str, Any]:
     """What there is to know of weights: how they were made, with what, and how good they are."""
     return {
         "command": f"icl testbed pretrain --style {state.style} --seed {state.seed}",

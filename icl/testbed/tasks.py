@@ -54,7 +54,7 @@ class Draw:
     """The random choices of a task in one split."""
 
     def __init__(self, task: str, seed: int, split: str):
-        self.split, self.labels = split, images.split(split).labels.numpy()
+        self.split, self.labels = split, images.load_digits(split).labels.numpy()
         # numpy keeps the stream of RandomState for good. What a task hides is the same in all splits.
         self.hidden = np.random.RandomState(zlib.crc32(f"{task}/{seed}".encode()))
         self.random = np.random.RandomState(zlib.crc32(f"{task}/{seed}/{split}".encode()))
@@ -197,7 +197,7 @@ def load_task(name: str, seed: int = 0) -> DatasetDict:
 
 def load_split(name: str, split: str, seed: int = 0) -> Dataset:
     """A row for every image of the split that the task asks about. ``seed`` fixes what the task hides."""
-    source = images.split(split)
+    source = images.load_digits(split)
     files = [{"bytes": source.png(i), "path": None} for i in range(len(source))]
     return Dataset.from_list(list(rows(name, split, seed, files)), features=FEATURES)
 
@@ -206,7 +206,7 @@ def rows(name: str, split: str, seed: int, pictures: Sequence[Any]) -> Iterator[
     """Those of :func:`load_split`, with ``pictures`` for the images of the split."""
     if name not in TASKS:
         raise ValueError(f"load_split: name must be one of {', '.join(TASKS)}, got {name!r}")
-    source = images.split(split)
+    source = images.load_digits(split)
     example_of = TASKS[name](Draw(name, seed, split))
     for query in range(len(source)):
         example = example_of(query)

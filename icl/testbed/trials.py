@@ -18,11 +18,11 @@ from icl.adapters import (
     LoRAConfig,
     MimICConfig,
 )
-from icl.examples import Example
-from icl.objective import Objective
+from icl.data import Example
+from icl.losses import Objective
 from icl.testbed import images
-from icl.testbed.ground import BASES as BASES
-from icl.testbed.ground import Ground, examples
+from icl.testbed.prepared_task import BASES as BASES
+from icl.testbed.prepared_task import Ground, examples
 from icl.testbed.tasks import SHOTS
 
 CE = Objective()
@@ -127,7 +127,7 @@ def shown(trial: Trial, seed: int) -> list[Example]:
     """What the trial is trained on."""
     rows = examples(trial.task, "train", seed)
     random = np.random.RandomState(seed)
-    digits = images.split("train").labels.numpy()
+    digits = images.load_digits("train").labels.numpy()
     if trial.data == "one a class":
         chosen = [rows[int(random.choice(np.flatnonzero(digits == digit)))] for digit in range(10)]
     elif trial.data == "unlabelled":
@@ -185,7 +185,7 @@ def run(
     from transformers import PrinterCallback, TrainerCallback
 
     from icl.adapters import attach
-    from icl.train import DistillTrainer, training_arguments
+    from icl.training import DistillTrainer, training_arguments
 
     class Steps(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

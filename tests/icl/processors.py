@@ -14,7 +14,7 @@ import transformers
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from icl.examples import Example
+from icl.data.examples import Example
 from tests.icl import zoo
 
 # Where the zoo's models look for them.

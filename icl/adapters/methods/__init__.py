@@ -1,0 +1,1 @@
+"""The methods, one a file: its parameters, how these start, and what they do to a layer."""

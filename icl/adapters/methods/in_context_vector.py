@@ -1,0 +1,92 @@
+"""In-context vectors (Liu et al., 2024): the main direction in which demonstrations move states, added at every layer.
+
+    h' = (h + strength |h| v_l) |h| / |h + strength |h| v_l|
+
+for every token. v is the first principal direction of the differences between the states at the last prompt token with
+and without demonstrations, those of all layers side by side, and v_l its part for layer l, of norm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+from torch.nn.functional import normalize
+
+from icl.adapters.base import Adapter, AdapterConfig, Layer
+from icl.adapters.container import Adapters
+from icl.adapters.fitted import Fitted, Progress, Prompts, states
+from icl.adapters.methods.live import turned
+from icl.adapters.passes import Pass
+from icl.attention import Decoder, Shape
+
+
+@dataclass(frozen=True)
+class InContextVectorConfig(AdapterConfig):
+    """No parameters to train: :func:`icl.adapters.fit` sets one vector of width d a layer.
+
+    ``strength`` is the length of what is added, in units of the state's.
+    """
+
+    strength: float = 0.1
+
+    method: ClassVar[str] = "in_context_vector"
+    fitted: ClassVar[bool] = True
+    needs_attention: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength < math.inf:
+            raise ValueError(f"InContextVectorConfig: strength must be positive and finite, got {self.strength}")
+
+    def build(self, decoder: Decoder) -> Adapter:
+        return InContextVector(self, decoder)
+
+    def layer(self, shape: Shape) -> Layer:
+        return _Layer(self.strength, shape.width)
+
+
+class _Layer(Layer):
+    vector: Tensor
+
+    def __init__(self, strength: float, width: int):
+        super().__init__()
+        self.strength = strength
+        self.register_buffer("vector", torch.zeros(width))
+
+    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
+        wide = hidden.float()
+        return turned(wide, self.strength * vector_norm(wide, dim=-1, keepdim=True) * self.vector)
+
+
+class InContextVector(Fitted):
+    def fit(self, adapters: Adapters, name: str, prompts: Prompts, progress: Progress) -> None:
+        chosen = [int(index) for index in self.layers]
+        moves = []
+        for teacher, student in zip_longest(
+            *(states(adapters, p, progress) for p in (prompts.teacher, prompts.student))
+        ):
+            if teacher is None or student is None or len(teacher) != len(student):
+                raise ValueError(
+                    "fit: student must have the queries of teacher, batch by batch, for an in-context vector"
+                )
+            moves.append((teacher - student)[:, chosen])
+        direction = principal_direction(torch.cat(moves).flatten(1)).view(len(chosen), -1)
+        for layer, vector in zip(self.layers.values(), normalize(direction)):
+            cast(_Layer, layer).vector.copy_(vector)
+
+
+def principal_direction(rows: Tensor) -> Tensor:
+    """The unit vector (D,) that the rows (N, D) have the largest squares along, in the direction of their mean.
+
+    Not of the rows less their mean, because it is what they have in common that matters.
+
+    >>> principal_direction(torch.tensor([[0.0, -3.0], [0.0, -2.0], [0.5, 0.0]]))
+    tensor([-0., -1.])
+    """
+    direction: Tensor = torch.linalg.svd(rows, full_matrices=False).Vh[0]
+    return direction * (1 if rows.mean(0) @ direction >= 0 else -1)

@@ -1,0 +1,58 @@
+"""LIVE (learnable in-context vectors, NeurIPS 2024): a direction for each layer, along which hidden states turn.
+
+    h' = (h + alpha V) |h| / |h + alpha V|
+
+at the output of the decoder layer, at every token: demonstrations shift states in a common direction, here learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from icl.adapters.base import AdapterConfig, Layer
+from icl.adapters.passes import Pass
+from icl.attention import Shape
+from icl.losses import Objective
+
+_STD = 0.01
+_ALPHA = 0.1
+
+
+@dataclass(frozen=True)
+class LIVEConfig(AdapterConfig):
+    """d + 1 parameters a layer."""
+
+    method: ClassVar[str] = "live"
+    needs_attention: ClassVar[bool] = False
+    objective: ClassVar[Objective] = Objective(logits=1.0, ce=0.5)
+
+    def layer(self, shape: Shape) -> Layer:
+        return _Layer(shape.width)
+
+
+class _Layer(Layer):
+    """Starts next to the identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.direction = nn.Parameter(torch.randn(width) * _STD)
+        self.alpha = nn.Parameter(torch.tensor(_ALPHA))
+
+    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
+        return turned(hidden.float(), self.alpha * self.direction)
+
+
+def turned(hidden: Tensor, shift: Tensor) -> Tensor:
+    """``hidden + shift`` (..., D) with the norm that ``hidden`` had; exactly ``hidden`` for a shift of 0.
+
+    Zero where ``hidden`` is, and where the shift cancels it. Gradients are finite everywhere.
+    """
+    moved = hidden + shift
+    norm = vector_norm(moved, dim=-1, keepdim=True)
+    scale: Tensor = vector_norm(hidden, dim=-1, keepdim=True) / norm.where(norm > 0, 1)
+    return moved * scale

@@ -1,0 +1,154 @@
+"""LoRA (Hu et al., 2022), the baseline that changes projections of the base: W x + (alpha / r) B A x.
+
+The product is added to what a projection puts out. Nothing of the base is replaced, so that its names, files and
+weights stay its own, whoever holds them: offloaded, of 4 bits, or inside a layer of peft.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
+
+from icl.adapters.base import Adapter, AdapterConfig, Layer, positive
+from icl.adapters.passes import Place
+from icl.attention import Decoder, DecoderLayer, Shape, internals
+
+if TYPE_CHECKING:
+    from icl.adapters.container import Adapters
+
+
+@dataclass(frozen=True)
+class LoRAConfig(AdapterConfig):
+    """r (in + out) parameters a projection.
+
+    Args:
+        rank: r.
+        alpha: of the scale alpha / r.
+        targets: names of linear maps in the decoder layers, or ends of names ("q_proj", "mlp.up_proj"); ``None`` for
+            all in self-attention.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    targets: tuple[str, ...] | None = None
+
+    method: ClassVar[str] = "lora"
+
+    def __post_init__(self) -> None:
+        positive("LoRAConfig", rank=self.rank, alpha=self.alpha)
+
+    def build(self, decoder: Decoder) -> Adapter:
+        return LoRA(self, decoder)
+
+    def layer(self, shape: Shape) -> Layer:
+        return _Factors(self.alpha / self.rank)
+
+
+class _Matrix(nn.Module):
+    """Of its own class, so that whoever replaces the linear maps of a model (peft, quantisers) leaves it alone."""
+
+    def __init__(self, rows: int, columns: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, columns))
+
+
+class _Factors(Layer):
+    """A and B of each projection in a decoder layer."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+        self.projections = nn.ModuleDict()
+
+
+class LoRA(Adapter):
+    """The identity at the start: B is zero."""
+
+    config: LoRAConfig
+    _handles: list[RemovableHandle]
+
+    def __init__(self, config: LoRAConfig, decoder: Decoder):
+        super().__init__(config, decoder)
+        self.targets = [(each, name) for each in config.chosen(decoder) for name in _names(each, config.targets)]
+        modules = [target.module.get_submodule(name) for target, name in self.targets]
+        if len(set(modules)) < len(modules):
+            raise ValueError("attach: LoRA found one linear map in several decoder layers, and cannot tell them apart")
+        for target, name in self.targets:
+            module = target.module.get_submodule(name)
+            A = _Matrix(config.rank, _width(module, "in_features"))
+            nn.init.kaiming_uniform_(A.weight, a=math.sqrt(5))
+            pair = nn.ModuleDict({"A": A, "B": _Matrix(_width(module, "out_features"), config.rank)})
+            self._factors(target).projections[_key(name)] = pair.to(target.device)
+
+    def _factors(self, target: DecoderLayer) -> _Factors:
+        return cast(_Factors, self.layers[str(target.index)])
+
+    def install(self, adapters: Adapters) -> None:
+        self._handles = []
+        for target, name in self.targets:
+            factors, module = self._factors(target), target.module.get_submodule(name)
+            place = (f"projection {name} of {self.key}", target.index)
+            # Of experts, which stand in lists, not all run.
+            if not any(part.isdigit() for part in name.split(".")):
+                factors.places |= {place}
+            hook = partial(_add, adapters, factors, factors.projections[_key(name)], place)
+            self._handles.append(module.register_forward_hook(hook))
+
+    def uninstall(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _add(
+    adapters: Adapters, factors: _Factors, pair: Any, place: Place, module: nn.Module, args: Any, output: Tensor
+) -> Tensor | None:
+    """The output with the correction, for requests that use it."""
+    now, (_, index) = adapters.step, place
+    now.reached.add(place)
+    for layer, rows in now.uses(index, len(output), output.device):
+        if layer is factors:
+            x = args[0].to(pair["A"].weight.dtype)
+            change = linear(linear(x, pair["A"].weight), pair["B"].weight) * factors.scale
+            if rows is not None:
+                if len(output) != now.batch:
+                    raise ValueError(
+                        "use: rows cannot be told apart where a projection gets tokens of all requests in one list, as "
+                        "experts do: use one adapter for all, or LoRA on other projections"
+                    )
+                change = change.where(rows.view(-1, *[1] * (change.ndim - 1)), 0)
+            return (output + change).to(output.dtype)
+    return None
+
+
+def _key(name: str) -> str:
+    """A module's name without dots, which stand between names."""
+    return name.replace(".", "/")
+
+
+def _width(module: Any, name: str) -> int:
+    return int(getattr(module, name))
+
+
+def _names(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:
+    """Linear maps in a decoder layer, as such or inside a layer of peft around one."""
+    kinds = internals.projection_types()
+    inside = set() if target.attention is None else {id(module) for module in target.attention.modules()}
+    found, skipped = [], "\0"
+    for name, module in target.module.named_modules():
+        if name.startswith(skipped) or not isinstance(module, kinds):
+            continue
+        skipped = f"{name}."
+        if id(module) in inside if targets is None else any(f".{name}".endswith(f".{end}") for end in targets):
+            found.append(name)
+    if not found:
+        wanted = "in self-attention" if targets is None else f"named {', '.join(targets)}"
+        raise ValueError(f"attach: LoRA found no linear maps {wanted} in decoder layer {target.index}")
+    return found

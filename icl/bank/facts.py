@@ -1,0 +1,44 @@
+"""What there is to know of a bank at a glance; torch, which takes seconds to import, is not needed for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+
+from icl.bank.schema import Meta
+from icl.bank.store import reading, versions
+from icl.data import VECTORS
+
+
+def describe_bank(folder: Path, meta: Meta, rows: lance.LanceDataset) -> dict[str, Any]:
+    """Return the facts of a bank in one of its versions, of types that JSON has."""
+    with reading(folder, rows.version):
+        depth = rows.to_table(columns=["depth"]).column("depth").to_numpy()
+    quantiles = np.quantile(depth.astype(np.float64), (0, 0.5, 1)).tolist() if len(depth) else []
+    return {
+        "folder": str(folder),
+        "rows": len(depth),
+        "dimension": meta.dim,
+        "c": meta.c,
+        "embedder": meta.embedder,
+        "lift": (folder / "lift").is_dir(),
+        "columns": [name for name in rows.schema.names if name not in VECTORS],
+        "embeddings": meta.widths,
+        "version": int(rows.version),
+        "versions": len(versions(folder)),
+        "depth": dict(zip(("least", "median", "greatest"), quantiles)),
+    }
+
+
+def readable(value: Any) -> str:
+    """Return a fact as one line of text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {readable(v)}" for key, v in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(readable, value))
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

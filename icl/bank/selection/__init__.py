@@ -1,0 +1,1 @@
+"""Which demonstrations a query gets, and in what order."""

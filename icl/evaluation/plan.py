@@ -1,0 +1,194 @@
+"""What ``icl eval`` does: a model, its demonstrations and adapters are put to a test, each way to answer once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from icl.adapters import AdapterConfig, Adapters, count_parameters, read_config
+from icl.attention import load_model
+from icl.common.choices import Strategy
+from icl.common.configuration import meant
+from icl.data import LISTS, TEXTS, Examples
+from icl.evaluation.evaluator import Evaluation, Progress, Way
+from icl.evaluation.metrics.scoring import METRICS, check_references
+from icl.evaluation.results import SHOTS, ZERO, Results
+from icl.training import FileSplit, Run, Show, Split, check_rows, label_of, open_split, read_run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Zero-shot, these numbers of demonstrations chosen by these strategies, and these adapters, on ``data``.
+
+    Args:
+        data: a path, or a task of the testbed.
+        model: for :func:`icl.attention.load_model`. This, ``pool``, ``bank``, ``prompt`` and ``system`` are by default
+            as in the first adapter's run.
+        adapters: folders.
+        pool: rows that demonstrations are taken from, none of which may be a row of ``data``.
+        seeds: of demonstrations, and of what tasks of the testbed hide; by default those of the adapters. An adapter
+            is measured for the seed that it was trained with.
+    """
+
+    data: str
+    model: str | None = None
+    adapters: tuple[Path, ...] = ()
+    shots: tuple[int, ...] = (0,)
+    strategies: tuple[Strategy, ...] = ("random",)
+    seeds: tuple[int, ...] = ()
+    pool: str | None = None
+    bank: str | None = None
+    prompt: str | None = None
+    system: str | None = None
+    metrics: tuple[str, ...] = ("exact",)
+    max_new_tokens: int = 32
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if any(k < 0 for k in self.shots) or any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"shots and seeds must not be negative, got {self.shots} and {self.seeds}")
+        if not self.metrics or not set(self.metrics) <= set(METRICS):
+            raise ValueError(f"metric must be of {', '.join(METRICS)}, got {', '.join(self.metrics) or 'none'}")
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """An adapter's folder, and what is told there."""
+
+    folder: Path
+    name: str
+    run: Run | None
+    told: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        if self.run is not None:
+            return self.run.label
+        return " + ".join(label_of(AdapterConfig.from_dict(part)) for part in read_config(self.folder)["parts"])
+
+    @property
+    def setting(self) -> str | None:
+        """All that its training has in common with that of other seeds."""
+        if self.run is None:
+            return None
+        return json.dumps(replace(self.run, training=replace(self.run.training, seed=0)).to_dict(), sort_keys=True)
+
+    def note(self, split: Split, seed: int) -> str | None:
+        """What a reader of its figures has to know."""
+        if self.run is None:
+            return "no run.json: nobody knows how its epoch was chosen"
+        digest = split.digest(seed)
+        seen = [part for part, theirs in self.told.get("digests", {}).items() if theirs == digest]
+        if seen:
+            return f"not a test: its {' and '.join(seen)} set"
+        chosen = self.told.get("chosen")
+        return "last epoch, no dev set" if chosen is not None and chosen["by"] is None else None
+
+
+def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> None:
+    """Measure what the plan asks for into ``results``; what is there already is not measured again.
+
+    What can be wrong with files, rows and metrics is told before the model is loaded, and what can be wrong with a
+    prompt before the first answer: ``ValueError``.
+    """
+    trained = [_trained(folder, f"adapter-{i}") for i, folder in enumerate(plan.adapters)]
+    runs = [each.run for each in trained if each.run is not None]
+    model_name = plan.model or (runs[0].model if runs else None)
+    if model_name is None:
+        raise ValueError("model must be given where no adapter has a run.json that names it")
+    usual = runs[0].data.show if runs else Show()
+    show = Show(
+        plan.pool or usual.pool,
+        plan.bank or usual.bank,
+        usual.prompt if plan.prompt is None else plan.prompt,
+        usual.system if plan.system is None else plan.system,
+    )
+    split = open_split(plan.data, "test", show)
+    if any(plan.shots):
+        if show.pool is None and isinstance(split, FileSplit):
+            raise ValueError("pool must be given where shots are: rows to show, such as those to train on")
+        if isinstance(split, FileSplit) and max(plan.shots) > len(split.pool):
+            most = len(split.pool)
+            raise ValueError(f"shots must be at most {most}, the rows of the pool, got {max(plan.shots)}")
+        split.refuse_overlap()
+    ways = list(_ways(plan, split, trained))
+    hint = meant(split.records.columns, (*TEXTS, *LISTS)) if isinstance(split, FileSplit) else ""
+    check_references(plan.metrics, split.references(ways[0].seed), hint)
+    # of a pool with a bank only what is in the bank is shown, and banks leave out what cannot be read
+    drawn = [way.examples for way in ways if way.strategy in (None, "random")]
+    check_rows({str(i): examples for i, examples in enumerate(drawn)}, answered=())
+    results.check_writable()
+    model, processor = load_model(model_name)
+    for each in trained:
+        Adapters.from_pretrained(model, each.folder, each.name)
+    evaluation = Evaluation(model, processor, results, plan.metrics, plan.max_new_tokens, plan.batch_size)
+    # adapters answer the same prompts, which are read once
+    read = {(id(way.examples), way.prompt): way for way in ways}
+    prompts = {key: evaluation.read(way.examples, way.prompt) for key, way in read.items()}
+    for way in ways:
+        evaluation.measure(plan.data, way, prompts[id(way.examples), way.prompt], progress)
+
+
+def _trained(folder: Path, name: str) -> _Trained:
+    told = read_run(folder)
+    if told is not None and not told["finished"]:
+        raise ValueError(f"{folder} is not finished: run the same icl train again, it goes on there")
+    read_config(folder)
+    return _Trained(folder, name, None if told is None else Run.from_dict(told["run"]), told or {})
+
+
+def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
+    """Zero-shot first."""
+    seeds = plan.seeds or tuple(sorted({each.run.training.seed for each in trained if each.run})) or (0,)
+    most = max(plan.shots)
+    examples = cache(split.examples)
+
+    def teacher(seed: int) -> Examples:
+        return examples(most, plan.strategies[0], seed) if most else ()
+
+    for shots in dict.fromkeys((0, *plan.shots)):
+        for strategy in plan.strategies if shots else ("random",):
+            # a seed that decides nothing is always the same
+            for seed in seeds if split.drawn(shots, strategy) else (0,):
+                yield Way(
+                    SHOTS if shots else ZERO,
+                    examples(shots, strategy, seed),
+                    prompt="teacher" if shots else "student",
+                    shots=shots,
+                    strategy=strategy if shots else None,
+                    seed=seed,
+                    teacher=() if shots else teacher(seed),
+                    settings=split.settings(shots),
+                )
+    labels = _labels(trained)
+    for each in trained:
+        seed = seeds[0] if each.run is None else each.run.training.seed
+        yield Way(
+            labels[each.name],
+            examples(0, "random", seed if split.drawn(0, "random") else 0),
+            adapter=each.name,
+            seed=seed,
+            teacher=teacher(seed),
+            parameters=count_parameters(each.folder),
+            train_seconds=each.told.get("seconds"),
+            note=each.note(split, seed),
+            settings={**split.settings(0), "training": each.setting or str(each.folder)},
+        )
+
+
+def _labels(trained: list[_Trained]) -> dict[str, str]:
+    """What each is called in a table: its method, and its folder where others of that name are not its other seeds."""
+    named: dict[str, list[_Trained]] = {}
+    for each in trained:
+        named.setdefault(each.label, []).append(each)
+    labels = {}
+    for label, same in named.items():
+        seeds = [each.run.training.seed for each in same if each.run is not None]
+        repeated = len({each.setting for each in same}) > 1 or len(set(seeds)) < len(same)
+        for each in same:
+            labels[each.name] = f"{label} ({each.folder})" if repeated and len(same) > 1 else label
+    return labels

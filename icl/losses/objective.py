@@ -1,0 +1,183 @@
+"""What a method is trained on: a weighted sum of losses, and what these need to see of student and teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from icl.common.choices import Term
+from icl.losses import (
+    AnchorLoss,
+    ContrastiveLoss,
+    RelationalLoss,
+    StateLoss,
+    answer_cross_entropy,
+    attention_kl,
+    logit_kl,
+)
+from icl.losses.outputs import IGNORED
+
+TERMS = get_args(Term)
+_OF_STATES = ("anchor", "alignment", "relational", "contrastive")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Weights of the losses, and how states are compared. The weights that are named count, and nothing else.
+
+    With none named it is the cross-entropy alone, ``ce=1``.
+
+    ``ce`` is the cross-entropy of the answer. The others hold the student to a teacher that sees demonstrations:
+    ``anchor`` geodesic and ``alignment`` Euclidean distance of decoder-layer outputs, ``relational`` of the distances
+    among them, ``contrastive`` of each to its own among all, ``logits`` and ``attention`` by Kullback-Leibler
+    divergence.
+
+    Args:
+        feature_scale: of :class:`icl.losses.StateLoss`. ``None`` is "raw" for the alignment, as MimIC has it, and
+            "unit" for the others.
+        metric: of ``relational`` and ``contrastive``.
+        c: curvature, where distances are geodesic, or where a learned one starts.
+        learn_curvature: for all that are geodesic.
+        dim: of the lift, for ``feature_scale`` "lift".
+        layers: of the decoder, whose outputs and attention are compared; ``None`` for all.
+        temperature: of ``logits``.
+
+    >>> Objective(anchor=1.0, ce=0.5).terms, Objective(anchor=1.0).terms, Objective().terms
+    ({'ce': 0.5, 'anchor': 1.0}, {'anchor': 1.0}, {'ce': 1.0})
+    """
+
+    # None is never seen from outside: whether a weight was named is known only until __post_init__.
+    ce: float = None  # type: ignore[assignment]
+    anchor: float = None  # type: ignore[assignment]
+    alignment: float = None  # type: ignore[assignment]
+    relational: float = None  # type: ignore[assignment]
+    contrastive: float = None  # type: ignore[assignment]
+    logits: float = None  # type: ignore[assignment]
+    attention: float = None  # type: ignore[assignment]
+
+    feature_scale: str | None = None
+    metric: str = "geodesic"
+    c: float = 0.1
+    learn_curvature: bool = False
+    dim: int | None = None
+    layers: tuple[int, ...] | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        named = [name for name in TERMS if getattr(self, name) is not None]
+        for name in TERMS:
+            weight: Any = getattr(self, name) if named else float(name == "ce")
+            weight = 0.0 if weight is None else weight
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(f"Objective: {name} must be zero or a positive weight, got {weight!r}")
+            object.__setattr__(self, name, float(weight))
+        if not self.terms:
+            raise ValueError("Objective: at least one weight must be positive, got none")
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The weights that are not zero."""
+        return {name: getattr(self, name) for name in TERMS if getattr(self, name)}
+
+    @property
+    def needs_teacher(self) -> bool:
+        return set(self.terms) != {"ce"}
+
+    @property
+    def compares_states(self) -> bool:
+        return not set(_OF_STATES).isdisjoint(self.terms)
+
+
+class Query(NamedTuple):
+    """The tokens of a batch (:class:`icl.prompts.Collator`) that losses are taken at.
+
+    ``aligned`` (B, S) are the tokens of query and answer, which both prompts end with. Of these the P at ``window``
+    (B, P) are the last of the query and the answer's, in order: ``predicts`` (B, P) where one is answered, ``labels``
+    (B, P) with what, each at its own place, as :func:`icl.losses.answer_cross_entropy` wants them.
+    """
+
+    aligned: Tensor
+    window: Tensor
+    predicts: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any]) -> Query:
+        aligned, predicts = batch["aligned"], batch["predicts"]
+        steps = predicts.sum(1, keepdim=True)
+        offset = torch.arange(int(steps.max()) + 1, device=predicts.device)
+        # rows with shorter answers repeat their last token, which does not count
+        window = (predicts.int().argmax(1, keepdim=True) + offset).clamp(max=predicts.shape[1] - 1)
+        labels = batch["student"]["labels"].gather(1, batch["student_positions"].gather(1, window))
+        return cls(aligned, window, offset < steps, labels.masked_fill((offset > steps) | (offset == 0), IGNORED))
+
+
+class Seen(NamedTuple):
+    """What a pass through the model puts out at the tokens of a :class:`Query`, as far as losses want it.
+
+    By layer, ``hidden`` (B, S, D) and the ``attention`` of the S tokens on each other (B, H, S, S); and ``logits`` at
+    the window (B, P, V). What is asked of a teacher is the same.
+    """
+
+    hidden: Sequence[Tensor]
+    attention: Sequence[Tensor]
+    logits: Tensor | None
+
+
+class Losses(nn.Module):
+    """The terms of an objective, each an average, with the parameters of those that are learned."""
+
+    def __init__(self, objective: Objective, width: int):
+        super().__init__()
+        self.objective = objective
+        self.of_states = nn.ModuleDict(
+            {name: _state_loss(name, objective, width) for name in _OF_STATES if name in objective.terms}
+        )
+
+    def forward(self, student: Seen, teacher: Seen | None, query: Query) -> dict[str, Tensor]:
+        found = {}
+        if self.objective.ce:
+            assert student.logits is not None
+            found["ce"] = answer_cross_entropy(student.logits, query.labels)
+        if teacher is None:
+            return found
+        for name, loss in self.of_states.items():
+            found[name] = loss(student.hidden, teacher.hidden, query.aligned)
+        if self.objective.logits:
+            assert student.logits is not None
+            assert teacher.logits is not None
+            found["logits"] = logit_kl(student.logits, teacher.logits, query.predicts, self.objective.temperature)
+        if self.objective.attention:
+            pairs = zip(student.attention, teacher.attention)
+            each = [attention_kl(s, t, query.aligned, query.aligned) for s, t in pairs]
+            found["attention"] = torch.stack(each).mean()
+        return found
+
+    def counts(self, batch: Mapping[str, Any]) -> Tensor:
+        """What each term is an average over, in the order of ``objective.terms``.
+
+        The cross-entropy over answer tokens, that of ``logits`` over the tokens these are predicted from and the last
+        of queries without an answer, all others over the tokens of query and answer.
+        """
+        tokens = batch["aligned"].sum()
+        special = {"ce": (batch["student"]["labels"] != IGNORED).sum(), "logits": batch["predicts"].sum()}
+        return torch.stack([special.get(name, tokens) for name in self.objective.terms])
+
+
+def _state_loss(name: str, objective: Objective, width: int) -> StateLoss:
+    kind = {"relational": RelationalLoss, "contrastive": ContrastiveLoss}.get(name, AnchorLoss)
+    metric = {"anchor": "geodesic", "alignment": "l2"}.get(name, objective.metric)
+    scale = objective.feature_scale or ("raw" if name == "alignment" else "unit")
+    return kind(
+        metric,
+        scale,
+        objective.c,
+        learn_curvature=objective.learn_curvature and metric == "geodesic",
+        width=width if scale == "lift" else None,
+        dim=objective.dim,
+    )

@@ -1,0 +1,99 @@
+"""Checkpoints of a training: checksums, written last, tell which of them are whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from icl.common.files import digest_file, read_json, write_text
+
+CHECKSUMS_FILE = "checksums.json"
+STATE_FILE = "trainer_state.json"
+# Trainer says nothing where one of these is missing, and goes on with other numbers.
+TO_GO_ON = ("optimizer.pt", "scheduler.pt", STATE_FILE)
+_NAME = re.compile(r"checkpoint-(\d+)")
+_BLOCK = 1 << 20
+
+
+def seal(folder: str | Path) -> None:
+    """Write the checksums of all files of a checkpoint that is complete."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS_FILE)
+    checksums = {path.name: digest_file(path) for path in files}
+    write_text(folder / CHECKSUMS_FILE, json.dumps(checksums, indent=2) + "\n")
+
+
+def fault(folder: str | Path, needed: Sequence[str] = TO_GO_ON) -> str | None:
+    """Return what is wrong with a checkpoint, or ``None`` if it is whole.
+
+    It is whole if all its files have the checksums that were written after them, and those ``needed`` are among them:
+    by default what a training takes to go on.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        checksums = read_json(folder / CHECKSUMS_FILE)
+    except FileNotFoundError:
+        return f"its saving was cut short: there is no {CHECKSUMS_FILE}"
+    except (OSError, ValueError) as error:
+        return f"{CHECKSUMS_FILE} cannot be read: {error}"
+    if not isinstance(checksums, dict):
+        return f"{CHECKSUMS_FILE} is damaged"
+    for name in dict.fromkeys([*needed, *checksums]):
+        try:
+            digest = digest_file(folder / name)
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+        if digest != checksums.get(name):
+            return f"{name} is damaged"
+    return None
+
+
+def checkpoints_in(folder: str | Path) -> Iterator[Path]:
+    """The checkpoints in a folder, whole or not, the newest first."""
+    folder = Path(folder)
+    names = [match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))] if folder.is_dir() else []
+    yield from (folder / match[0] for match in sorted(names, key=lambda match: -int(match[1])))
+
+
+def newest_whole(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
+    """Return the newest checkpoint that a training can go on from, and why not from those after it.
+
+    The checkpoint that was the best until then must be whole too: it is what a training may end with.
+    """
+    faults: dict[Path, str] = {}
+    for checkpoint in checkpoints_in(folder):
+        reason = fault(checkpoint)
+        if reason is None and (best := best_of(checkpoint)) not in (None, checkpoint):
+            missing = fault(best)
+            reason = None if missing is None else f"the best until then, {best.name}, is not whole: {missing}"
+        if reason is None:
+            return checkpoint, faults
+        faults[checkpoint] = reason
+    return None, faults
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """Return the checkpoint beside a whole one that was the best when it was saved, if any was."""
+    step = read_json(checkpoint / STATE_FILE)["best_global_step"]
+    return None if step is None else checkpoint.with_name(f"checkpoint-{step}")
+
+
+def prune(folder: str | Path) -> None:
+    """Delete all checkpoints but the newest two that are whole, and the best of each.
+
+    Two, so that there is another to go on from if one is damaged.
+    """
+    kept: set[Path] = set()
+    whole = (checkpoint for checkpoint in checkpoints_in(folder) if fault(checkpoint) is None)
+    for checkpoint, _ in zip(whole, range(2)):
+        kept |= {checkpoint} | ({best} if (best := best_of(checkpoint)) else set())
+    for checkpoint in checkpoints_in(folder):
+        if checkpoint not in kept:
+            shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,0 +1,290 @@
+"""Carry out a run: train an adapter into a folder, from which training goes on if it is cut short."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback, set_seed
+
+from hyperbolic.version import __version__
+from icl.adapters import Adapters, attach
+from icl.attention import identity, internals, load_model
+from icl.bank import Demonstrated
+from icl.data import text_of
+from icl.prompts import Collator
+from icl.training import learning_rate as rates
+from icl.training.checkpoints import newest_whole, prune
+from icl.training.fitting import fit_examples
+from icl.training.row_check import check_rows
+from icl.training.run import Run
+from icl.training.run_folder import (
+    CHECKPOINTS,
+    FORMAT,
+    adapter_checksums,
+    begun,
+    check_unchanged,
+    exclusive,
+    remove_checkpoints,
+    write_run,
+)
+from icl.training.splits import FileSplit, Split, open_split, sample
+from icl.training.trainer import DistillTrainer, answer_accuracy, training_arguments
+
+Step = Callable[[int, int, float | None], None]
+"""Called with the step, how many there will be, and the last value of the dev set."""
+_LOGGER = logging.getLogger(__name__)
+# Examples that a trial of a learning rate is judged by.
+_ASKED = 64
+
+
+def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, Any]:
+    """Train an adapter into the folder ``out``, and return what ``run.json`` says there.
+
+    A run that was cut short goes on from its last whole checkpoint; one that is finished is left alone. No test set is
+    seen: the epoch is chosen by ``run.data.dev``.
+
+    ``ValueError`` if the folder holds another run, or this one of data or a model that changed since, if another
+    process is training into it, or if the run or its data are not right; ``OSError`` if it cannot be written.
+    """
+    out = Path(out)
+    _check(run)
+    sources = {"train": run.data.train, "dev": run.data.dev}
+    splits = {part: open_split(source, part, run.data.show) for part, source in sources.items() if source is not None}
+    for split in splits.values():  # also where no teacher sees them: a pool that is too small is not what was meant
+        if isinstance(split, FileSplit) and (run.data.shots or 0) > len(split.pool):
+            raise ValueError(
+                f"data.shots must be at most {len(split.pool)}, the rows of the pool, got {run.data.shots}"
+            )
+    seed = run.training.seed
+    fitted = all(config.fitted for config in run.method)
+    shots = run.data.shots if run.aim.needs_teacher or fitted else 0
+    examples = {part: split.examples(shots, run.data.strategy, seed) for part, split in splits.items()}
+    digests = {part: split.digest(seed) for part, split in splits.items()} | {"model": identity(run.model)}
+    if shots != 0 and run.data.pool not in (None, run.data.train):
+        digests["pool"] = open_split(str(run.data.pool), "train", run.data.show).digest(seed)
+    if isinstance(examples["train"], Demonstrated) and (chosen := examples["train"].choice) is not None:
+        digests["demonstrations"] = chosen
+    examples["train"] = sample(examples["train"], run.data.samples, seed)
+    record = begun(run, digests, out)
+    if record is not None and record["finished"]:
+        _LOGGER.info(
+            f"{out} is finished already: settings, data and model have not changed since, and nothing is done again"
+        )
+        return record
+    check_rows(examples, _answered(run, fitted), out)
+    with exclusive(out):
+        record = begun(run, digests, out) or _new_record(run)
+        if record["finished"]:
+            return record
+        set_seed(seed)
+        model, processor = load_model(run.model)
+        if hasattr(processor, "check_words"):  # the testbed's: all words at once, before any is learned
+            processor.check_words(_texts(splits.values()))
+        if digests["model"] is None:  # of the hub, and here only now
+            digests["model"] = identity(run.model)
+            check_unchanged(record, run, digests, out)
+        adapters = attach(model, run.method)
+        record["digests"] = digests
+        record["examples"] = {part: len(rows) for part, rows in examples.items()}
+        write_run(record, out)
+        clock = _Clock(record, out, on_step)
+        if fitted:
+            fit_examples(adapters, Collator(processor), examples["train"], examples.get("dev"))
+        else:
+            record |= _train(run, model, processor, examples, out, clock)
+        parts = adapters["default"]
+        if not all(t.isfinite().all() for part in parts for t in part.state_dict().values()):
+            raise ValueError("the adapter has numbers that are not finite: a lower training.learning_rate may help")
+        adapters.save_pretrained(out)
+        parameters = sum(t.numel() for part in parts for t in part.state_dict().values())
+        record |= {"finished": True, "parameters": parameters, "seconds": round(clock.seconds, 2)}
+        record["files"] = adapter_checksums(out)
+        write_run(record, out)  # last: what is said to be finished is there
+        remove_checkpoints(out)
+    return record
+
+
+def _texts(splits: Iterable[Split]) -> Iterator[str]:
+    """What rows of files ask and answer."""
+    for split in splits:
+        if isinstance(split, FileSplit):
+            for row, answer in enumerate(split.records.answers):
+                yield text_of(split.records, row, split.show.prompt)
+                yield answer or ""
+
+
+def _new_record(run: Run) -> dict[str, Any]:
+    versions = {name: metadata.version(name) for name in ("torch", "transformers")}
+    return {
+        "format": FORMAT,
+        "run": run.to_dict(),
+        "finished": False,
+        "seconds": 0.0,
+        "versions": {"hyperbolic-icl": __version__, "python": platform.python_version(), **versions},
+    }
+
+
+def _answered(run: Run, fitted: bool) -> set[str]:
+    """The sets whose rows are of no use without an answer."""
+    parts = {"train", "dev"} if run.aim.ce and not fitted else set()
+    return parts | ({"dev"} if run.training.choose_by == "accuracy" else set())
+
+
+def _check(run: Run) -> None:
+    names = ", ".join(config.method for config in run.method)
+    if len({config.fitted for config in run.method}) > 1:
+        raise ValueError(f"method: {names} are partly fitted and partly trained: make a run of each")
+    if any(config.method == "hierarchy_bias" for config in run.method):
+        raise ValueError("method: hierarchy_bias is told where demonstrations are, in Python: see icl.adapters")
+    if run.data.shots == 0 and run.aim.needs_teacher:
+        raise ValueError("data.shots must be at least 1: the objective compares with a teacher, which sees them")
+
+
+class _Clock(TrainerCallback):
+    """Seconds of all sessions of a run, its progress, and its checkpoints."""
+
+    def __init__(self, record: dict[str, Any], out: Path, on_step: Step | None):
+        self.record, self.out, self.on_step = record, out, on_step
+        self.before, self.start = record["seconds"], perf_counter()
+        self.dev: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return float(self.before + perf_counter() - self.start)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.best_global_step:  # the state has a path, which is another one if the folder was moved
+            state.best_model_checkpoint = str(self.out / CHECKPOINTS / f"checkpoint-{state.best_global_step}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.on_step is not None:
+            self.on_step(state.global_step, state.max_steps, self.dev)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.dev = metrics[args.metric_for_best_model]
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.should_save:
+            write_run({**self.record, "seconds": round(self.seconds, 2)}, self.out)
+            prune(self.out / CHECKPOINTS)
+
+
+def _learning_rate(
+    run: Run, adapters: Adapters, examples: dict[str, Any], folder: Path, shared: Any, settings: Any
+) -> dict[str, Any]:
+    """Return the learning rate of a run, and if it names none the trials that chose it. The adapter stays as it was."""
+    how = run.training
+    if how.learning_rate is not None:
+        return {"value": how.learning_rate}
+    batches = math.ceil(len(examples["train"]) / how.batch_size)
+    steps = rates.trial_steps(how.steps or math.ceil(how.epochs * math.ceil(batches / how.accumulation)))
+    part = "dev" if "dev" in examples else "train"
+    asked = sample(examples[part], min(len(examples[part]), _ASKED), how.seed)
+    start = {name: value.clone() for name, value in adapters.state_dict().items()}
+    _LOGGER.info(f"looking for a learning rate by trainings of {steps} steps; give one to do without")
+
+    def loss_after(rate: float, steps: int = steps) -> float:
+        args = training_arguments(folder, **settings, max_steps=steps or 1, learning_rate=rate, save_strategy="no")
+        trainer = DistillTrainer(**shared, args=args, eval_dataset=asked)
+        trainer.remove_callback(PrinterCallback)
+        try:
+            if steps:
+                trainer.train()
+            return float(trainer.evaluate()["eval_loss"])
+        except FloatingPointError:
+            return math.inf
+        finally:
+            adapters.load_state_dict(start)
+
+    value, losses = rates.search(loss_after, loss_after(0.0, steps=0))
+    tried = {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in sorted(losses.items())}
+    _LOGGER.info(
+        f"learning rate {value:g}, by the loss of {part} after {steps} steps: "
+        + ", ".join(f"{loss if loss is None else round(loss, 4)} at {rate}" for rate, loss in tried.items())
+    )
+    return {"value": value, "steps": steps, f"{part}_losses": tried}
+
+
+def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: Path, clock: _Clock) -> dict[str, Any]:
+    """Train the adapter of ``model``, and return the history, and which epoch was chosen by what."""
+    how, dev = run.training, examples.get("dev")
+    folder = out / CHECKPOINTS
+    newest, faults = newest_whole(folder)
+    for checkpoint, reason in faults.items():
+        _LOGGER.warning(f"{checkpoint} is left out: {reason}")
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    if faults:
+        _LOGGER.warning(
+            f"training goes on from {newest}" if newest else "there is no earlier checkpoint: training starts anew"
+        )
+    shared = {
+        "model": model,
+        "objective": run.aim,
+        "train_dataset": examples["train"],
+        "data_collator": Collator(processor),
+        "teacher_cache": out / "teacher" if how.cache else None,
+        "keep_in_memory": isinstance(examples["train"], list),  # they are already, the testbed's
+    }
+    settings = {
+        "per_device_train_batch_size": how.batch_size,
+        "per_device_eval_batch_size": how.batch_size,
+        "gradient_accumulation_steps": how.accumulation,
+        internals.CHECKPOINTING: how.checkpointing,
+        "bf16": how.bf16,
+        "seed": how.seed,
+        "disable_tqdm": True,
+    }
+    if "learning_rate" not in clock.record:
+        clock.record["learning_rate"] = _learning_rate(run, model.icl_adapters, examples, folder, shared, settings)
+        write_run(clock.record, out)
+    args = training_arguments(
+        folder,
+        **settings,
+        num_train_epochs=how.epochs,
+        max_steps=how.steps or -1,
+        learning_rate=clock.record["learning_rate"]["value"],
+        logging_steps=10,
+        logging_first_step=True,
+        save_strategy="epoch",
+        eval_strategy="epoch" if dev else "no",
+        eval_on_start=bool(dev) and newest is None,
+        load_best_model_at_end=dev is not None,
+        metric_for_best_model=f"eval_{how.choose_by}",
+        greater_is_better=how.choose_by == "accuracy",
+    )
+    trainer = DistillTrainer(**shared, args=args, eval_dataset=dev, compute_metrics=answer_accuracy, callbacks=[clock])
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    except FloatingPointError as error:
+        rate = clock.record["learning_rate"]["value"]
+        raise ValueError(f"training.learning_rate {rate:g} may be too high: {error}") from error
+    state = trainer.state
+    history = [entry for entry in state.log_history if "eval_loss" in entry or "loss" in entry]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    summary: dict[str, Any] = {"history": history, "training_loss": {"first": losses[0], "last": losses[-1]}}
+    chosen: dict[str, Any] = {"by": None, "epoch": state.epoch, "step": state.global_step}
+    if dev:
+        evaluations = {entry["step"]: entry for entry in history if "eval_loss" in entry}
+        step = state.best_global_step
+        if step is None:
+            raise ValueError(f"dev {how.choose_by} is never a number: there is nothing to choose an epoch by")
+        for name, entry in (("untrained", evaluations[0]), ("trained", evaluations[step])):
+            summary[name] = {measure: entry[f"eval_{measure}"] for measure in ("loss", "accuracy")}
+        before, after = summary["untrained"][how.choose_by], summary["trained"][how.choose_by]
+        if after <= before if how.choose_by == "accuracy" else after >= before:
+            _LOGGER.warning(f"no epoch is better than the untrained adapter: dev {how.choose_by} is {after:.4g}")
+        epoch = evaluations[step]["epoch"]
+        chosen = {"by": f"dev {how.choose_by}", "epoch": epoch, "step": step, "value": state.best_metric}
+    return {"chosen": chosen, **summary}

@@ -1,0 +1,191 @@
+"""A part of a data set to train on or to be tested by: rows of a file, or a split of one of the testbed's tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from icl.bank import Demonstrated
+from icl.common.choices import Strategy
+from icl.common.files import digest, digest_file
+from icl.common.sources import find_source
+from icl.data import Example, Examples, Records, refuse_overlap
+
+if TYPE_CHECKING:
+    from icl.bank import Queries
+
+
+SHOTS = 8
+"""Demonstrations where their number is not told, Hyper-ICL's for Idefics2."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """What is shown before a query, and how it is asked.
+
+    Args:
+        pool: rows that demonstrations are taken from.
+        bank: of these rows, for strategies that compare (``icl bank build``).
+        prompt: what is asked after the images, with fields of the row.
+        system: a message before all others.
+    """
+
+    pool: str | None = None
+    bank: str | None = None
+    prompt: str = "{question}"
+    system: str | None = None
+
+
+def open_split(name: str, split: str, show: Show) -> Split:
+    """Open a path for :class:`icl.data.Records`, or a task of a named source: "testbed:options".
+
+    Of a task ``split`` is taken, unless another is named: "testbed:options/dev".
+    """
+    found = find_source(name) if ":" in name else None
+    if found is None:
+        return FileSplit(name, show)
+    source, rest = found
+    return cast("Split", source.open_split(rest, split))
+
+
+class Split(ABC):
+    @abstractmethod
+    def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> Examples:
+        """With so many demonstrations for the teacher, or as many as is usual."""
+
+    @abstractmethod
+    def digest(self, seed: int) -> str:
+        """Return what tells this set from others: all of each row, the content of its images included."""
+
+    @abstractmethod
+    def drawn(self, shots: int, strategy: Strategy) -> bool:
+        """Whether the seed decides anything."""
+
+    @abstractmethod
+    def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
+        """Where each row is, for messages, and all answers that count as right."""
+
+    @abstractmethod
+    def settings(self, shots: int) -> dict[str, str]:
+        """By name, what decides the prompts of every seed."""
+
+    @abstractmethod
+    def refuse_overlap(self) -> None:
+        """Raise ``ValueError`` if rows of this set are among those that are shown before its queries."""
+
+
+class FileSplit(Split):
+    def __init__(self, source: str, show: Show):
+        self.source, self.show = source, show
+        self.records = Records(source)
+
+    @cached_property
+    def pool(self) -> Records:
+        # the same object where it is the same file: then rows are in the bank, and no query is shown to itself
+        return self.records if self.show.pool in (None, self.source) else Records(str(self.show.pool))
+
+    def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> Demonstrated:
+        show, shots = self.show, SHOTS if shots is None else shots
+        bank = queries = None
+        if shots and strategy != "random":
+            if show.bank is None:
+                raise ValueError(
+                    f"bank must be given for the strategy {strategy}: icl bank build makes one of the pool"
+                )
+            from icl.bank import AnchorBank
+
+            bank = AnchorBank.open(show.bank)
+            queries = None if self.pool is self.records else self._queries(bank)
+        return Demonstrated(
+            self.records,
+            self.pool if shots else self.records,
+            shots,
+            strategy,
+            bank=bank,
+            queries=queries,
+            seed=seed,
+            system=show.system,
+            prompt=show.prompt,
+        )
+
+    def _queries(self, bank: Any) -> Queries:
+        from icl.bank import Embedder, Queries
+
+        embedder = None if bank.meta.embedder is None else Embedder(bank.meta.embedder)
+        queries = Queries.read(bank, self.source, embedder)
+        # Rows without an id are numbered in both files, and are others nevertheless. Content tells them apart.
+        return dataclasses.replace(queries, ids=None)
+
+    def digest(self, seed: int) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of(self.records)
+
+    def drawn(self, shots: int, strategy: Strategy) -> bool:
+        return shots > 0 and strategy == "random"
+
+    def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
+        return ((self.records.where(row), self.records[row].references) for row in range(len(self.records)))
+
+    def settings(self, shots: int) -> dict[str, str]:
+        settings = {"data": self.digest(0), "prompt": self.show.prompt, "system": self.show.system or ""}
+        # Of the pool, which may be large, no image is read for this.
+        pool = {"pool": digest(json.dumps([self.pool.ids, self.pool.answers]))} if shots else {}
+        return settings | pool
+
+    def refuse_overlap(self) -> None:
+        refuse_overlap(self.records, self.pool, self.show.prompt)
+
+
+def digest_of(records: Records) -> str:
+    """Return a digest of all rows: ids, fields, answers and the bytes of images, whatever these are called.
+
+    An image is read once, however many rows have it.
+    """
+    described: list[Any] = []
+    files: dict[str, Future[str]] = {}
+    with ThreadPoolExecutor() as pool:
+        for row in range(len(records)):
+            record = records[row]
+            for image in record.images:
+                if isinstance(image, str) and image not in files:
+                    files[image] = pool.submit(digest_file, image)
+            images = [image if isinstance(image, str) else digest(image) for image in record.images]
+            described.append([record.id, sorted(record.fields.items()), record.answer, record.references, images])
+    for row in described:
+        row[-1] = [files[image].result() if image in files else image for image in row[-1]]
+    return digest(json.dumps(described))
+
+
+def sample(examples: Examples, count: int | None, seed: int) -> Examples:
+    """So many of them, drawn by the seed, or all."""
+    if count is None:
+        return examples
+    if not 1 <= count <= len(examples):
+        raise ValueError(f"samples must be from 1 to {len(examples)}, the rows of the training set, got {count}")
+    chosen = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
+    return Drawn(examples, chosen) if isinstance(examples, Demonstrated) else [examples[row] for row in chosen]
+
+
+class Drawn:
+    """Some of the examples, whose demonstrations change with the epoch as theirs do."""
+
+    def __init__(self, examples: Demonstrated, rows: Sequence[int]):
+        self.examples, self.rows = examples, rows
+        self.set_epoch = examples.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[self.rows[index]]

@@ -1,0 +1,336 @@
+"""Training of adapters, with the demonstrations in a teacher's prompt: a Trainer of transformers."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import EvalPrediction, Trainer, TrainingArguments
+
+from icl.adapters import attached, read_adapter, restore_adapter
+from icl.attention import internals
+from icl.losses import Losses, Objective, Query, Seen
+from icl.prompts import IGNORED, Collated, Collator, Merge
+from icl.training.arguments import check
+from icl.training.arguments import training_arguments as training_arguments
+from icl.training.checkpoints import fault, newest_whole, seal
+from icl.training.teacher import States, Teacher, observe
+
+LOSSES_FILE = "objective.safetensors"
+_NAME = "icl_losses"
+
+
+def answer_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of answers whose tokens are all the most likely ones: those that greedy decoding gives in full.
+
+    For ``compute_metrics``. Queries without a known answer do not count.
+
+    >>> said, right = np.array([[5, 7], [5, 6], [1, 1]]), np.array([[5, 7], [5, 7], [-100, -100]])
+    >>> answer_accuracy(EvalPrediction(said, right))
+    {'accuracy': 0.5}
+    """
+    said, right = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    known = (right != IGNORED).any(1)
+    hits = ((said == right) | (right == IGNORED)).all(1)[known]
+    return {"accuracy": float(hits.mean()) if len(hits) else 0.0}
+
+
+class DistillTrainer(Trainer):
+    """Trains an adapter of ``model``, and what is learned in its losses, and nothing else.
+
+    Where the objective asks for it, the base sees the teacher's prompts first. Everything else is as in
+    :class:`transformers.Trainer`.
+
+    Args:
+        model: with adapters (:func:`icl.adapters.attach`).
+        args: such as :func:`training_arguments`.
+        train_dataset, eval_dataset: of :class:`icl.data.Example`; a list will do.
+        data_collator: :class:`icl.prompts.Collator` with the model's processor.
+        objective: by default that of the adapter's method.
+        adapter: which one.
+        teacher_cache: folder where the teacher's states are kept (:class:`icl.training.Teacher`), so that each is
+            computed once; or a dict, which several trainers can share.
+        keep_in_memory: whether examples are collated once, and held in memory: for small data. Data sets may be
+            :class:`icl.prompts.Collated` then, which several trainers share.
+        compute_metrics: gets token ids (N, P), those that are most likely at each place of the answer and the
+            answer's own, -100 where there is none: :func:`answer_accuracy`.
+
+    Each term of the loss is an average over all tokens it is taken at (:meth:`icl.losses.Losses.counts`), however
+    these are spread over the batches of an accumulated step and over processes. Those that compare tokens with each
+    other do so within a batch. Logs and :meth:`evaluate` have the terms before weighting, as ``loss_ce`` and so on.
+
+    Checkpoints hold the adapter in the files of ``save_pretrained``, the parameters of the losses, what Trainer needs
+    to go on, and checksums of all of these (:mod:`icl.training.checkpoints`). :meth:`save_model` writes the adapter
+    alone.
+
+    Raises ``ValueError`` for a model without adapters and for arguments that do not go with them,
+    ``FloatingPointError`` when a loss is no longer finite, ``OSError`` when a checkpoint cannot be written.
+    """
+
+    loss_is_scaled_for_ga = True
+    objective: Objective
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        objective: Objective | None = None,
+        adapter: str = "default",
+        data_collator: Collator,
+        teacher_cache: str | Path | dict[str, States] | None = None,
+        keep_in_memory: bool = False,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        **options: Any,
+    ):
+        adapters = attached(model)
+        if adapters is None:
+            raise ValueError("DistillTrainer: model must have adapters, and has none: icl.adapters.attach adds one")
+        methods = adapters[adapter]
+        if objective is None:
+            found = {method.config.objective for method in methods}
+            if len(found) > 1:
+                raise ValueError(f"DistillTrainer: methods of {adapter!r} differ in their objectives: give objective")
+            objective = found.pop()
+        count = len(adapters.decoder.layers)
+        if any(not 0 <= layer < count for layer in objective.layers or ()):
+            raise ValueError(f"DistillTrainer: layers of objective must be below {count}, got {objective.layers}")
+        if not isinstance(data_collator, Collator):
+            raise ValueError(f"DistillTrainer: data_collator must be a Collator, got {type(data_collator).__name__}")
+        check(args)
+        args.ddp_find_unused_parameters = False  # compute_loss sees to it that all are used
+        self.adapters, self.adapter, self.objective = adapters, adapter, objective
+        collator = copy.copy(data_collator)
+        collator.teacher = objective.needs_teacher
+
+        def kept(examples: Any) -> Any:
+            if isinstance(examples, dict):
+                return {name: kept(each) for name, each in examples.items()}
+            if isinstance(examples, Collated) and objective.needs_teacher > examples.collator.teacher:
+                raise ValueError("DistillTrainer: the objective needs a teacher, and examples are collated without one")
+            return examples if examples is None or isinstance(examples, Collated) else Collated(examples, collator)
+
+        if keep_in_memory:
+            train_dataset, eval_dataset = kept(train_dataset), kept(eval_dataset)
+        with internals.as_with_peft(model):
+            super().__init__(
+                model,
+                args,
+                data_collator=Merge(collator) if keep_in_memory else collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                **options,
+            )
+        self.losses = Losses(objective, adapters.decoder.layers[0].shape.width).to(args.device)
+        self.teacher = Teacher(adapters, objective, teacher_cache, self.accelerator.mixed_precision)
+        self._weights = weights = torch.tensor(list(objective.terms.values()), device=args.device)
+        self._parameters: list[nn.Parameter] = []
+        self._until_backward: ExitStack | None = None
+        # Terms since the last log and steps that they are of; terms times counts in an evaluation, and counts.
+        self._logged, self._steps = torch.zeros_like(weights), 0.0
+        self._totals = weights.new_zeros(2, len(weights))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, from the start or from a checkpoint: the newest that is whole for ``True``.
+
+        Raises ``ValueError`` for a checkpoint that is not whole, or where there is none.
+        """
+        if resume_from_checkpoint is True:
+            newest, faults = newest_whole(str(self.args.output_dir))
+            if newest is None:
+                reasons = "".join(f"; {path.name}: {reason}" for path, reason in faults.items())
+                raise ValueError(f"resume_from_checkpoint: no whole checkpoint in {self.args.output_dir}{reasons}")
+            resume_from_checkpoint = str(newest)
+        elif resume_from_checkpoint and (reason := fault(resume_from_checkpoint)):
+            raise ValueError(f"resume_from_checkpoint: {resume_from_checkpoint} is not whole: {reason}")
+        self._logged, self._steps = torch.zeros_like(self._weights), 0.0
+        self.teacher.look_again()
+        with self._joined():
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @contextmanager
+    def _joined(self) -> Iterator[None]:
+        """The losses as a part of the model and no other adapter to train: what optimizer, clipping and DDP see."""
+        names = [name for name in self.adapters.names if name != self.adapter]
+        methods = [method for name in names for method in self.adapters[name]]
+        others = [p for method in methods for p in method.parameters() if p.requires_grad]
+        self.adapters.model.add_module(_NAME, self.losses)
+        try:
+            for p in others:
+                p.requires_grad_(False)
+            self._parameters = [p for p in self.adapters.model.parameters() if p.requires_grad]
+            yield
+        finally:
+            self._parameters = []
+            for p in others:
+                p.requires_grad_(True)
+            del self.adapters.model._modules[_NAME]
+
+    # What is trained on.
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of a step, and what each term is an average over in all of them and in all processes."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not samples:
+            return samples, None
+        counts = torch.stack([self.losses.counts(sample) for sample in samples]).sum(0).to(device)
+        return samples, self.accelerator.reduce(counts, "sum")
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        with ExitStack() as stack:
+            self._until_backward = stack
+            stack.callback(setattr, self, "_until_backward", None)
+            return super().training_step(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The part of this batch in the loss of the step; times the processes, over which Trainer and DDP average."""
+        with ExitStack() as own:
+            terms, student = self._terms(model, inputs, Query.of(inputs), self._until_backward or own)
+        counts = self.losses.counts(inputs)
+        whole = counts if num_items_in_batch is None else num_items_in_batch
+        shares = terms * counts / whole.clamp(min=1) * self.accelerator.num_processes
+        loss = (self._weights * shares).sum()
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {value:.3g}" for name, value in zip(self.objective.terms, terms.tolist()))
+            raise FloatingPointError(
+                f"DistillTrainer: the loss is not finite at step {self.state.global_step}: {values}. A lower "
+                "learning_rate or max_grad_norm may help"
+            )
+        if model.training:
+            self._logged += shares.detach()
+            self._steps += 1 / self.current_gradient_accumulation_steps
+        if self.accelerator.num_processes > 1:
+            # DDP waits for a gradient of every parameter, also of those that this objective does not reach
+            loss = loss + 0 * sum(p.sum() for p in self._parameters)
+        return (loss, student) if return_outputs else loss
+
+    def _terms(
+        self, model: nn.Module, inputs: Mapping[str, Any], query: Query, stack: ExitStack, logits: bool = False
+    ) -> tuple[Tensor, Seen]:
+        """The terms of the objective, in its order, and what the student puts out."""
+        # Not for the length of the pass alone: with checkpointing, the backward runs layers again.
+        if self.adapters.active != (self.adapter,):
+            self.adapters.activate(self.adapter)
+        self.losses.train(model.training)
+        teacher = self.teacher(self.adapters.model, inputs, query) if self.objective.needs_teacher else None
+        logits = logits or self.objective.ce > 0 or self.objective.logits > 0
+        student = observe(model, self.adapters, inputs, "student", query, self.objective, logits, stack)
+        found = self.losses(student, teacher, query)
+        return torch.stack([found[name].float() for name in self.objective.terms]), student
+
+    # What is reported.
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._steps:
+            terms = self.accelerator.reduce(self._logged, "mean") / self._steps
+            logs.update(self._named(terms, "loss"))
+            self._logged, self._steps = torch.zeros_like(self._weights), 0.0
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
+        query = Query.of(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager(), ExitStack() as stack:
+            terms, student = self._terms(model, inputs, query, stack, logits=not prediction_loss_only)
+        counts = self.losses.counts(inputs)
+        self._totals += torch.stack([terms * counts, counts])
+        loss = (self._weights * terms).sum()
+        if prediction_loss_only or student.logits is None:
+            return loss, None, None
+        labels = query.labels[:, 1:]
+        return loss, student.logits[:, :-1].argmax(-1).masked_fill(labels == IGNORED, IGNORED), labels
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        if not self.is_in_train:
+            self.teacher.look_again()
+        self._totals.zero_()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        sums, counts = self.accelerator.reduce(self._totals, "sum")
+        terms = sums / counts.clamp(min=1)
+        # Trainer's own is the average over batches
+        metrics: Any = output.metrics
+        metrics[f"{metric_key_prefix}_loss"] = float((self._weights * terms).sum())
+        metrics.update(self._named(terms, f"{metric_key_prefix}_loss"))
+        return output
+
+    def _named(self, terms: Tensor, prefix: str) -> dict[str, float]:
+        return {f"{prefix}_{name}": value for name, value in zip(self.objective.terms, terms.tolist())}
+
+    # Files.
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()  # each process writes its own random state
+            if self.args.should_save:
+                seal(folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            free = shutil.disk_usage(folder.parent).free / 1e6
+            raise OSError(
+                f"DistillTrainer: {folder} cannot be written: {error}. {free:.1f} MB are free there. Earlier "
+                "checkpoints are whole, and training can go on from them"
+            ) from error
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        tensors = {name: value.detach().cpu() for name, value in self.losses.state_dict().items()}
+        if _internal_call and tensors and self.args.should_save:
+            save_file(tensors, Path(output_dir or str(self.args.output_dir)) / LOSSES_FILE)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            self.adapters.save_pretrained(folder, self.adapter)
+            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        configs, tensors = read_adapter(folder, self.adapters.decoder)
+        methods = self.adapters[self.adapter]
+        if configs != (wanted := [method.config for method in methods]):
+            raise ValueError(f"resume_from_checkpoint: {folder} must be of {wanted}, got {configs}")
+        restore_adapter(methods, tensors, folder)
+        if self.losses.state_dict():
+            try:
+                self.losses.load_state_dict(load_file(folder / LOSSES_FILE))
+            except (OSError, RuntimeError, SafetensorError) as error:
+                raise ValueError(
+                    f"resume_from_checkpoint: {folder / LOSSES_FILE} must hold the losses of {self.objective}: {error}"
+                ) from error
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        assert best is not None
+        if reason := fault(best, needed=()):
+            raise ValueError(f"DistillTrainer: {best}, the best checkpoint, is not whole: {reason}")
+        self._load_from_checkpoint(best)
