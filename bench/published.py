@@ -32,8 +32,8 @@ from transformers import AutoProcessor
 from icl.bank import AnchorBank, Embedder, HyperbolicLift
 from icl.common.files import digest
 from icl.evaluation import Plan, Results, evaluate
-from icl.training import Run, train
-from icl.training.run import Data, Training
+from icl.training import TrainingRun, train
+from icl.training.run_configuration import DataSettings, TrainingSettings
 
 Show = Callable[[str, int, int | None], None]
 """Told what is done, and how much of how much of it."""
@@ -145,14 +145,14 @@ def measure(setting: Setting, name: str, task: Task, rows: Sequence[Row], files:
         answer(replace(shared, adapters=tuple(folders)), row.name)
 
 
-def run(setting: Setting, task: Task, row: Row, files: Mapping[str, str], seed: int) -> Run:
+def run(setting: Setting, task: Task, row: Row, files: Mapping[str, str], seed: int) -> TrainingRun:
     """How the adapter of a row is learned."""
     assert row.config is not None
     with open(files["train"], encoding="utf-8") as lines_of:
         there = sum(1 for _ in lines_of)
-    return Run(
+    return TrainingRun(
         setting.model,
-        Data(
+        DataSettings(
             files["train"],
             files["dev"] if row.dev else None,
             samples=min(row.samples, there),
@@ -160,7 +160,7 @@ def run(setting: Setting, task: Task, row: Row, files: Mapping[str, str], seed: 
             prompt=task.prompt,
         ),
         (row.config,),
-        training=Training(
+        training=TrainingSettings(
             epochs=EPOCHS,
             learning_rate=row.learning_rate,
             batch_size=min(setting.batch, STEP),

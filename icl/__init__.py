@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from icl.losses import Objective as Objective
     from icl.prompts import Collator as Collator
     from icl.training import DistillTrainer as DistillTrainer
-    from icl.training import Run as Run
+    from icl.training import TrainingRun as TrainingRun
     from icl.training import fit_examples as fit_examples
     from icl.training import train as train
     from icl.training import training_arguments as training_arguments

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hyperbolic import plot
 from hyperbolic.plot.pictures import load_image
-from icl.data.examples import content
+from icl.data.examples import digest_content
 
 
 def pixels(image: Any) -> list[list[int]]:
@@ -62,7 +62,7 @@ def test_greys_of_more_than_eight_bits(image: Any, tmp_path: Path) -> None:
 
 def test_other_brightness_is_another_picture() -> None:
     images = [Image.fromarray(np.full((4, 4), 257 * grey, np.uint16)) for grey in (60, 200)]
-    first, second = (content({"role": "user", "content": []}, [load_image(image)]) for image in images)
+    first, second = (digest_content({"role": "user", "content": []}, [load_image(image)]) for image in images)
     assert first != second
 
 

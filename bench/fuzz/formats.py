@@ -83,18 +83,18 @@ def _read_lift(folder: Path) -> None:
 def _read_adapter(folder: Path) -> None:
     from icl import testbed
     from icl.adapters import Adapters
-    from icl.training.execution import read_run
+    from icl.training import read_run
 
     read_run(folder)
     Adapters.from_pretrained(testbed.load()[0], folder)
 
 
 def _resume(folder: Path) -> None:
-    from icl.training import Run, read_run, train
+    from icl.training import TrainingRun, read_run, train
 
     run = read_run(folder)
     if run is not None:
-        train(Run.from_dict(run["run"]), folder)
+        train(TrainingRun.from_dict(run["run"]), folder)
 
 
 def _read_results(path: Path) -> None:
@@ -107,11 +107,11 @@ def _read_results(path: Path) -> None:
 
 
 def _read_yaml(path: Path) -> None:
-    from icl.training import Run, read_yaml
+    from icl.training import TrainingRun, read_yaml
 
-    run = Run.from_dict(read_yaml(path))
+    run = TrainingRun.from_dict(read_yaml(path))
     assert run.label
-    Run.from_dict(run.to_dict())
+    TrainingRun.from_dict(run.to_dict())
 
 
 # The entry of the workspace and what reads it. Where the entry is a folder, any file in it may be the damaged one.

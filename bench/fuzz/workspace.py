@@ -165,7 +165,7 @@ def _stopped(folder: Path, out: Path) -> None:
 
 
 def _train(folder: Path, out: Path, epochs: int) -> None:
-    from icl.training import Run, train
+    from icl.training import TrainingRun, train
 
     def stop(step: int, total: int, best: float | None) -> None:
         if step == 2:
@@ -174,7 +174,9 @@ def _train(folder: Path, out: Path, epochs: int) -> None:
     rows = str(folder / "rows" / "rows.jsonl")
     data = {"train": rows, "dev": rows, "samples": 2, "shots": 1}
     training = {"epochs": epochs, "batch_size": 2}
-    train(Run.from_dict({"model": "testbed", "data": data, "method": "hificl", "training": training}), out, stop)
+    train(
+        TrainingRun.from_dict({"model": "testbed", "data": data, "method": "hificl", "training": training}), out, stop
+    )
 
 
 def _tested(folder: Path, out: Path) -> None:

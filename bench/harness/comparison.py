@@ -9,7 +9,7 @@ from harness.published import Row, Task
 from harness.report import lines
 from icl.evaluation import Results
 from icl.evaluation.results import SHOTS, ZERO
-from icl.training import label_of
+from icl.training import describe_method
 
 
 def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: str | None) -> list[dict[str, Any]]:
@@ -21,7 +21,7 @@ def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: 
     compared = []
     for row in rows:
         if row.config is not None:
-            key: tuple[Any, ...] = (label_of(row.config), 0, None)
+            key: tuple[Any, ...] = (describe_method(row.config), 0, None)
         else:
             key = (SHOTS, row.shots, row.strategy) if row.shots else (ZERO, 0, None)
         line: dict[str, Any] = {"task": task.title, "method": row.name, "published": row.figures[name]}

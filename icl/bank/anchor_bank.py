@@ -103,7 +103,7 @@ class AnchorBank:
         on_failure: Callable[[RowFailure], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> AnchorBank:
-        """Makes a bank of ``rows`` (:func:`icl.data.read`) and opens it.
+        """Makes a bank of ``rows`` (:func:`icl.data.read_batches`) and opens it.
 
         Rows bring a ``point`` of the hyperboloid of curvature -c or, with a ``lift``, embeddings (``image_embedding``,
         ``text_embedding``) or, with an ``embedder`` too, an ``image`` or a ``text`` to embed; the image's embedding is

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from icl.bank.schema import BankError
-from icl.data import VECTORS
+from icl.data import VECTOR_COLUMNS
 
 _BATCH = 1 << 14
 _BLOCK = 1 << 24
@@ -77,7 +77,7 @@ def _name(fragment: Any) -> str:
 def known(names: list[str] | None, columns: list[str]) -> list[str]:
     """Return the names if a bank has these columns; by default those that are no vectors."""
     if names is None:
-        return [name for name in columns if name not in VECTORS]
+        return [name for name in columns if name not in VECTOR_COLUMNS]
     if unknown := [str(name) for name in names if name not in columns]:
         raise BankError(f"the bank has no column {', '.join(unknown)}: its columns are {', '.join(columns)}")
     return names

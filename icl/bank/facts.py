@@ -10,7 +10,7 @@ import numpy as np
 
 from icl.bank.schema import Meta
 from icl.bank.store import reading, versions
-from icl.data import VECTORS
+from icl.data import VECTOR_COLUMNS
 
 
 def describe_bank(folder: Path, meta: Meta, rows: lance.LanceDataset) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def describe_bank(folder: Path, meta: Meta, rows: lance.LanceDataset) -> dict[st
         "c": meta.c,
         "embedder": meta.embedder,
         "lift": (folder / "lift").is_dir(),
-        "columns": [name for name in rows.schema.names if name not in VECTORS],
+        "columns": [name for name in rows.schema.names if name not in VECTOR_COLUMNS],
         "embeddings": meta.widths,
         "version": int(rows.version),
         "versions": len(versions(folder)),

@@ -22,7 +22,7 @@ from icl.bank.rows import read_rows
 from icl.bank.schema import RESERVED, BankError, Meta, arrow_schema, vector_type
 from icl.common.failures import RowFailure
 from icl.common.files import digest
-from icl.data import VECTORS, Source
+from icl.data import VECTOR_COLUMNS, Source
 
 # Rows that are embedded at a time; those of one commit while a bank is built, and the time between two: what a killed
 # build loses at most.
@@ -45,7 +45,7 @@ class Ingest:
         self.schema = schema
 
     def meta_of(self, schema: pa.Schema) -> Meta:
-        widths = {f.name: f.type.list_size for f in schema if f.name in VECTORS}
+        widths = {f.name: f.type.list_size for f in schema if f.name in VECTOR_COLUMNS}
         return Meta(widths.pop("point"), self.c, widths, self.embedder.name if self.embedder else None)
 
     def tables(
@@ -125,7 +125,7 @@ class Ingest:
         rows["digest"] = pa.array([_digest(i, t) for i, t in zip(strings["image"], strings["text"])], pa.string())
         rows["depth"] = pa.array(lorentz.dist0(points, c=self.c).numpy())
         for field in self.schema:
-            if field.name in VECTORS:
+            if field.name in VECTOR_COLUMNS:
                 values = points if field.name == "point" else embeddings.get(field.name)
                 rows[field.name] = _vectors(field, values, batch.num_rows)
             elif field.name not in rows:

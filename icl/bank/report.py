@@ -17,7 +17,7 @@ from icl.bank.anchor_bank import AnchorBank, Hits
 from icl.bank.facts import describe_bank, readable
 from icl.bank.schema import BankError
 from icl.bank.selection.select_rows import Queries, own_rows
-from icl.data import VECTORS
+from icl.data import VECTOR_COLUMNS
 
 _THUMBNAIL = 240  # pixels
 _SAMPLE = 400
@@ -102,7 +102,7 @@ def write_report(
         raise BankError(f"{bank.folder} has no rows to report")
     if label is None:
         label = "label" if "label" in bank.dataset.schema.names else None
-    elif label not in bank.dataset.schema.names or label in VECTORS:
+    elif label not in bank.dataset.schema.names or label in VECTOR_COLUMNS:
         raise BankError(f"{bank.folder} has no column {label} to colour by")
     table = bank.table(["depth", *([label] if label else [])])
     depth = torch.tensor(table.column("depth").to_numpy())

@@ -1,4 +1,4 @@
-"""Rows to make a bank of: all that :func:`icl.data.read` reads, and the rows of another bank."""
+"""Rows to make a bank of: all that :func:`icl.data.read_batches` reads, and the rows of another bank."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from icl.bank.schema import META, Meta
-from icl.data import Source, read
+from icl.data import Source, read_batches
 
 
 def read_rows(source: Source, batch_size: int) -> Iterator[pa.RecordBatch]:
-    """Read rows as :func:`icl.data.read` does; those of a bank come without their points, to be lifted again."""
+    """Read rows as :func:`icl.data.read_batches`; those of a bank come without their points, to be lifted again."""
     if isinstance(source, str | Path) and (Path(source) / META).exists():
         return _read_bank(Path(source), batch_size)
-    return read(source, batch_size)
+    return read_batches(source, batch_size)
 
 
 def _read_bank(folder: Path, batch_size: int) -> Iterator[pa.RecordBatch]:

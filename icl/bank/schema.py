@@ -18,10 +18,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from icl.common.files import read_json, write_json
-from icl.data import VECTORS
+from icl.data import VECTOR_COLUMNS
 
 FORMAT = 1
-RESERVED = (*VECTORS, "depth", "digest")
+RESERVED = (*VECTOR_COLUMNS, "depth", "digest")
 META, BUILD, ROWS = "bank.json", "build.json", "anchors.lance"
 
 

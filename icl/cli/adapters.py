@@ -81,7 +81,7 @@ def train(
     """
     if file is None and (model is None or data is None or not method):
         raise typer.BadParameter("give RUN.YAML, or --model, --data and --method")
-    from icl.training import Run, overruled, read_yaml
+    from icl.training import TrainingRun, override_settings, read_yaml
 
     values = {} if file is None else read_yaml(file)
     given: dict[str, dict[str, Any]] = {
@@ -90,14 +90,14 @@ def train(
         | {"pool": pool, "bank": bank, "prompt": prompt, "system": system},
         "training": {"epochs": epochs, "steps": steps, "learning_rate": lr, "batch_size": batch_size, "seed": seed},
     }
-    values = overruled(values, given)
+    values = override_settings(values, given)
     if method:
         values["method"] = list(method)
     if rank is not None:
         values["method"] = _with_rank(values.get("method"), rank)
     if objective is not None:
         values["objective"] = _weights(objective)
-    run = Run.from_dict(values)
+    run = TrainingRun.from_dict(values)
     from icl.training import train as execute
 
     columns = TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")
@@ -179,12 +179,12 @@ def info(
     """Show what an adapter is, and whether it fits a model."""
     _check_adapter(folder)
     from icl.adapters import AdapterConfig, count_parameters, read_config
-    from icl.training import label_of, read_run
+    from icl.training import describe_method, read_run
 
     described, told = read_config(folder), read_run(folder)
     base = described["base"]
     known: dict[str, Any] = {
-        "method": " + ".join(label_of(AdapterConfig.from_dict(part)) for part in described["parts"]),
+        "method": " + ".join(describe_method(AdapterConfig.from_dict(part)) for part in described["parts"]),
         "numbers": count_parameters(folder),
         "base": described["base_model_name_or_path"] or "unknown",
         "architecture": "{architecture}, {layers} layers, {heads} heads, width {width}".format(**base),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 GROUP = "icl.sources"
 
 
-class Source(Protocol):
+class NamedSource(Protocol):
     """A source of models and of splits of data, by the rest of a name: "options/dev" of "testbed:options/dev"."""
 
     def load_model(self, rest: str) -> tuple[Any, Any]:
@@ -25,7 +25,7 @@ class Source(Protocol):
         """Return a :class:`icl.training.Split`. ``ValueError`` if there is none of this name."""
 
 
-def find_source(name: str) -> tuple[Source, str] | None:
+def find_source(name: str) -> tuple[NamedSource, str] | None:
     """Return the source that a name is of, and the rest of the name, or ``None`` for a path or a name on the hub.
 
     >>> find_source("rows.jsonl") is None

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from icl.data.examples import Example as Example
     from icl.data.examples import Examples as Examples
     from icl.data.examples import Message as Message
-    from icl.data.examples import content as content
-    from icl.data.examples import text_of as text_of
-    from icl.data.fields import LISTS as LISTS
-    from icl.data.fields import TEXTS as TEXTS
-    from icl.data.fields import VECTORS as VECTORS
+    from icl.data.examples import digest_content as digest_content
+    from icl.data.examples import format_query as format_query
+    from icl.data.fields import LIST_COLUMNS as LIST_COLUMNS
+    from icl.data.fields import TEXT_COLUMNS as TEXT_COLUMNS
+    from icl.data.fields import VECTOR_COLUMNS as VECTOR_COLUMNS
     from icl.data.overlap import refuse_overlap as refuse_overlap
     from icl.data.records import Records as Records
     from icl.data.source import Source as Source
-    from icl.data.source import read as read
+    from icl.data.source import read_batches as read_batches
 
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -58,7 +58,7 @@ def _message(message: Mapping[str, Any]) -> Message:
     return {"role": message["role"], "content": parts}
 
 
-def content(message: Message, images: Sequence[Image.Image]) -> str:
+def digest_content(message: Message, images: Sequence[Image.Image]) -> str:
     """What tells whether two demonstrations are the same: their images' pixels or, where there are none, their text."""
     if images:
         return digest("".join(digest(f"{image.size}".encode() + image.tobytes()) for image in images))
@@ -67,7 +67,7 @@ def content(message: Message, images: Sequence[Image.Image]) -> str:
     return digest(" ".join(" ".join(texts).split()))
 
 
-def text_of(records: Records, row: int, prompt: str) -> str:
+def format_query(records: Records, row: int, prompt: str) -> str:
     """Return what is asked about a record: ``prompt`` with its fields. ``ValueError`` if it has other fields."""
     fields = records[row].fields
     try:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TEXTS = ("id", "image", "text", "question", "answer")
-VECTORS = ("point", "image_embedding", "text_embedding")
-LISTS = ("images", "answers")
+TEXT_COLUMNS = ("id", "image", "text", "question", "answer")
+VECTOR_COLUMNS = ("point", "image_embedding", "text_embedding")
+LIST_COLUMNS = ("images", "answers")
 """Lists of texts. An image may also be the bytes of a file, in formats that hold bytes."""
 
 
@@ -101,7 +101,7 @@ def converted(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
     """Return the batch with each column as what it is for.
 
     ``prompts``: every column of single values is text, as a prompt's template has it. Without it only the columns of
-    ``TEXTS`` and ``LISTS`` are, and others keep numbers and dates, which filters compare.
+    ``TEXT_COLUMNS`` and ``LIST_COLUMNS`` are, and others keep numbers and dates, which filters compare.
     """
     batch.validate(full=True)  # reading a damaged file goes through, and what is done with it then crashes
     names = batch.schema.names
@@ -120,13 +120,13 @@ def _converted(name: str, column: pa.Array, prompts: bool) -> pa.Array:
             column = pa.array(column.to_pylist(), kind)
         elif column.type != kind:
             column = column.cast(kind)
-        if name in LISTS and pa.types.is_null(kind):
+        if name in LIST_COLUMNS and pa.types.is_null(kind):
             return column.cast(pa.list_(pa.string()))
-        if name in LISTS and pa.types.is_list(kind) and not (name == "images" and is_file(kind.value_type)):
+        if name in LIST_COLUMNS and pa.types.is_list(kind) and not (name == "images" and is_file(kind.value_type)):
             counts = pc.list_value_length(column).fill_null(0).to_numpy()
             offsets = pa.array(np.concatenate([[0], counts.cumsum()]), pa.int32())
             return pa.ListArray.from_arrays(offsets, _as_text(column.flatten()), mask=column.is_null())
-        if (name in TEXTS and not (name == "image" and is_file(kind))) or (prompts and _has_text(kind)):
+        if (name in TEXT_COLUMNS and not (name == "image" and is_file(kind))) or (prompts and _has_text(kind)):
             return _as_text(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"{name} must be text, got {column.type}: {error}") from error

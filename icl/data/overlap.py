@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from icl.common.files import digest
-from icl.data.examples import text_of
+from icl.data.examples import format_query
 from icl.data.records import Records
 
 Asked = tuple[str, tuple[int, ...]]
@@ -49,7 +49,7 @@ def _asked(records: Records, row: int, prompt: str) -> Asked:
     """What can be compared without reading an image: the text, and how many bytes each image has."""
     record = records[row]
     sizes = tuple(len(image) if isinstance(image, bytes) else Path(image).stat().st_size for image in record.images)
-    return " ".join(text_of(records, row, prompt).split()), sizes
+    return " ".join(format_query(records, row, prompt).split()), sizes
 
 
 def _contents(records: Records, row: int) -> list[str]:

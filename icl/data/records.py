@@ -26,7 +26,7 @@ _NO_FIELDS = ("image", "images", "answer", "answers")
 
 
 @dataclass(frozen=True)
-class Record:
+class DataRecord:
     """A row of a data set."""
 
     id: str
@@ -42,7 +42,7 @@ class Records:
     """The rows of a data set, checked when it is opened; an image is not read before its row.
 
     Args:
-        rows: a JSONL, JSON, Parquet, Arrow or CSV file, a folder of these (:func:`icl.data.read`), a data set of
+        rows: a JSONL, JSON, Parquet, Arrow or CSV file, a folder of these (:func:`icl.data.read_batches`), a dataset of
             ``datasets`` or a folder that one was saved to, a table, or a mapping of columns. A folder that was saved
             is mapped into memory, other files are read into it.
 
@@ -71,7 +71,7 @@ class Records:
             self._classes = {name: kind.names for name, kind in features if isinstance(kind, datasets.ClassLabel)}
         else:
             try:
-                batches = [pa.Table.from_batches([batch]) for batch in source.read(rows, _BATCH, prompts=True)]
+                batches = [pa.Table.from_batches([batch]) for batch in source.read_batches(rows, _BATCH, prompts=True)]
             except ValueError as error:
                 raise ValueError(f"Records: {error}") from error
             self._rows = pa.concat_tables(batches) if batches else pa.table({})
@@ -84,13 +84,13 @@ class Records:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, row: int) -> Record:
+    def __getitem__(self, row: int) -> DataRecord:
         if not 0 <= row < len(self):
             raise IndexError(f"row must be from 0 to {len(self) - 1}, got {row}")
         table = self._slice(row, 1)
         (values,) = table.to_pylist()
         fields = {field.name: values[field.name] or "" for field in table.schema if pa.types.is_string(field.type)}
-        return Record(
+        return DataRecord(
             self.ids[row],
             tuple(map(self._image, _images(values))),
             _text(values.get("question")),

@@ -13,14 +13,14 @@ import pyarrow.dataset as ds
 from torch import Tensor
 
 from icl.data import text_files
-from icl.data.fields import LISTS, TEXTS, conformed, converted, plain, settled, text, texts
+from icl.data.fields import LIST_COLUMNS, TEXT_COLUMNS, conformed, converted, plain, settled, text, texts
 
 Source: TypeAlias = str | Path | pa.Table | pa.RecordBatchReader | Mapping[str, Any]
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 
 
-def read(source: Source, batch_size: int, prompts: bool = False) -> Iterator[pa.RecordBatch]:
+def read_batches(source: Source, batch_size: int, prompts: bool = False) -> Iterator[pa.RecordBatch]:
     """Read the rows of a path, a table, or columns, ``batch_size`` at a time.
 
     A path is a JSONL, JSON, Parquet, Arrow or CSV file, or a folder of these or of images. Files with a column
@@ -83,9 +83,9 @@ def _column(name: str, values: Any, prompts: bool) -> pa.Array:
             f"source: column {name} must have shape (rows,) or (rows, width of 1 or more), got {values.shape}"
         )
     try:
-        if name in LISTS:
+        if name in LIST_COLUMNS:
             return pa.array([texts(value) for value in values], pa.list_(pa.string()))
-        if name in TEXTS or prompts:
+        if name in TEXT_COLUMNS or prompts:
             return pa.array([text(value) for value in values], pa.string())
     except (TypeError, ValueError):
         pass  # of what Arrow may know: bytes, lists, vectors

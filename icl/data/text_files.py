@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from icl.data.fields import LISTS, TEXTS, VECTORS, settled, text, texts
+from icl.data.fields import LIST_COLUMNS, TEXT_COLUMNS, VECTOR_COLUMNS, settled, text, texts
 
 # Deeper values are refused: what reads and stores them calls itself for each level.
 _DEPTH = 32
@@ -128,7 +128,7 @@ def _header(file: Path) -> tuple[Any, list[str]]:
 
 
 def _csv(file: Path, reader: Any, header: list[str]) -> Iterator[Row]:
-    of_json = [name for name in header if name in (*LISTS, *VECTORS)]
+    of_json = [name for name in header if name in (*LIST_COLUMNS, *VECTOR_COLUMNS)]
     start = reader.line_num + 1
     try:
         for cells in reader:
@@ -189,7 +189,7 @@ def _line(written: str) -> Any:
     """The value of a line, whose numbers keep how they are written where they may be taken as text."""
     value = _parse(written, _FAST)
     if isinstance(value, dict):
-        lists = [value[name] for name in LISTS if isinstance(value.get(name), list)]
+        lists = [value[name] for name in LIST_COLUMNS if isinstance(value.get(name), list)]
         if float in map(type, chain(value.values(), *lists)):
             return _parse(written, _EXACT)
     return value
@@ -213,11 +213,11 @@ def _is_unicode(name: str) -> bool:
 
 def _meant(name: str) -> pa.DataType | None:
     """The type of a column that has a meaning."""
-    if name in TEXTS:
+    if name in TEXT_COLUMNS:
         return pa.string()
-    if name in LISTS:
+    if name in LIST_COLUMNS:
         return pa.list_(pa.string())
-    return pa.list_(pa.float32()) if name in VECTORS else None
+    return pa.list_(pa.float32()) if name in VECTOR_COLUMNS else None
 
 
 def _type(values: list[Any], prompts: bool) -> pa.DataType | None:
@@ -254,12 +254,12 @@ def _array(file: Path, field: pa.Field, chunk: list[Row]) -> pa.Array:
 
 
 def _made(field: pa.Field, values: list[Any]) -> pa.Array:
-    if field.name in LISTS:
+    if field.name in LIST_COLUMNS:
         return pa.array([texts(value) for value in values], field.type)
-    if field.name in VECTORS and any(value is not None and not isinstance(value, list) for value in values):
+    if field.name in VECTOR_COLUMNS and any(value is not None and not isinstance(value, list) for value in values):
         raise TypeError(f"must be a list of numbers, such as [0.5, 1.0], got {values[0]!r:.100}")
     if not pa.types.is_string(field.type):
         return pa.array(values, field.type)
-    if field.name not in TEXTS:  # values of several kinds are kept as they are written
+    if field.name not in TEXT_COLUMNS:  # values of several kinds are kept as they are written
         values = [json.dumps(value) if isinstance(value, dict | list) else value for value in values]
     return pa.array([text(value) for value in values], field.type)

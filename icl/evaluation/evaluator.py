@@ -25,7 +25,7 @@ from icl.evaluation.metrics.scoring import METRICS, References, check_references
 from icl.evaluation.results import Results
 from icl.losses import Losses, Objective, Query
 from icl.prompts import IGNORED, Collator, Role
-from icl.training import Teacher, fingerprint, observe
+from icl.training import Teacher, fingerprint, observe_states
 
 Progress = Callable[[int], None]
 # Examples that the states of student and teacher are compared on.
@@ -203,7 +203,7 @@ class Evaluation:
                     query = Query.of(inputs)
                     taught = teacher(self.model, inputs, query)
                     with adapters.use(*([adapter] if adapter else [])), ExitStack() as stack:
-                        seen = observe(self.model, adapters, inputs, "student", query, _DISTANCES, False, stack)
+                        seen = observe_states(self.model, adapters, inputs, "student", query, _DISTANCES, False, stack)
                     tokens = int(query.aligned.sum())
                     terms = losses(seen, taught, query)
                     sums += tokens * torch.stack([terms[name].float().cpu() for name in _DISTANCES.terms])

@@ -13,11 +13,20 @@ from icl.adapters import AdapterConfig, Adapters, count_parameters, read_config
 from icl.attention import load_model
 from icl.common.choices import Strategy
 from icl.common.configuration import meant
-from icl.data import LISTS, TEXTS, Examples
+from icl.data import LIST_COLUMNS, TEXT_COLUMNS, Examples
 from icl.evaluation.evaluator import Evaluation, Progress, Way
 from icl.evaluation.metrics.scoring import METRICS, check_references
 from icl.evaluation.results import SHOTS, ZERO, Results
-from icl.training import FileSplit, Run, Show, Split, check_rows, label_of, open_split, read_run
+from icl.training import (
+    DemonstrationSettings,
+    FileSplit,
+    Split,
+    TrainingRun,
+    check_rows,
+    describe_method,
+    open_split,
+    read_run,
+)
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,14 @@ class _Trained:
 
     folder: Path
     name: str
-    run: Run | None
+    run: TrainingRun | None
     told: dict[str, Any]
 
     @property
     def label(self) -> str:
         if self.run is not None:
             return self.run.label
-        return " + ".join(label_of(AdapterConfig.from_dict(part)) for part in read_config(self.folder)["parts"])
+        return " + ".join(describe_method(AdapterConfig.from_dict(part)) for part in read_config(self.folder)["parts"])
 
     @property
     def setting(self) -> str | None:
@@ -100,8 +109,8 @@ def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> 
     model_name = plan.model or (runs[0].model if runs else None)
     if model_name is None:
         raise ValueError("model must be given where no adapter has a run.json that names it")
-    usual = runs[0].data.show if runs else Show()
-    show = Show(
+    usual = runs[0].data.demonstrations if runs else DemonstrationSettings()
+    show = DemonstrationSettings(
         plan.pool or usual.pool,
         plan.bank or usual.bank,
         usual.prompt if plan.prompt is None else plan.prompt,
@@ -116,7 +125,7 @@ def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> 
             raise ValueError(f"shots must be at most {most}, the rows of the pool, got {max(plan.shots)}")
         split.refuse_overlap()
     ways = list(_ways(plan, split, trained))
-    hint = meant(split.records.columns, (*TEXTS, *LISTS)) if isinstance(split, FileSplit) else ""
+    hint = meant(split.records.columns, (*TEXT_COLUMNS, *LIST_COLUMNS)) if isinstance(split, FileSplit) else ""
     check_references(plan.metrics, split.references(ways[0].seed), hint)
     # of a pool with a bank only what is in the bank is shown, and banks leave out what cannot be read
     drawn = [way.examples for way in ways if way.strategy in (None, "random")]
@@ -138,7 +147,7 @@ def _trained(folder: Path, name: str) -> _Trained:
     if told is not None and not told["finished"]:
         raise ValueError(f"{folder} is not finished: run the same icl train again, it goes on there")
     read_config(folder)
-    return _Trained(folder, name, None if told is None else Run.from_dict(told["run"]), told or {})
+    return _Trained(folder, name, None if told is None else TrainingRun.from_dict(told["run"]), told or {})
 
 
 def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
@@ -153,7 +162,7 @@ def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
     for shots in dict.fromkeys((0, *plan.shots)):
         for strategy in plan.strategies if shots else ("random",):
             # a seed that decides nothing is always the same
-            for seed in seeds if split.drawn(shots, strategy) else (0,):
+            for seed in seeds if split.depends_on_seed(shots, strategy) else (0,):
                 yield Way(
                     SHOTS if shots else ZERO,
                     examples(shots, strategy, seed),
@@ -169,7 +178,7 @@ def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
         seed = seeds[0] if each.run is None else each.run.training.seed
         yield Way(
             labels[each.name],
-            examples(0, "random", seed if split.drawn(0, "random") else 0),
+            examples(0, "random", seed if split.depends_on_seed(0, "random") else 0),
             adapter=each.name,
             seed=seed,
             teacher=teacher(seed),

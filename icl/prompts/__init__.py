@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from icl.common.lazy import attach
 
 if TYPE_CHECKING:
-    from icl.prompts.batches import Batch as Batch
-    from icl.prompts.batches import Collated as Collated
-    from icl.prompts.batches import Merge as Merge
-    from icl.prompts.chat import Role as Role
+    from icl.prompts.batches import BatchMerger as BatchMerger
+    from icl.prompts.batches import CollatedBatch as CollatedBatch
+    from icl.prompts.batches import CollatedExamples as CollatedExamples
+    from icl.prompts.chat_template import Role as Role
     from icl.prompts.collator import IGNORED as IGNORED
     from icl.prompts.collator import Collator as Collator
 

@@ -16,11 +16,11 @@ from torch.utils.data import Dataset
 from icl.data import Example
 from icl.prompts.collator import IGNORED, Collator
 
-Batch = dict[str, Any]
+CollatedBatch = dict[str, Any]
 _OF_TEACHER = ("teacher", "teacher_positions", "digest")
 
 
-class Collated(Dataset[Batch]):
+class CollatedExamples(Dataset[CollatedBatch]):
     """Examples as ``collator`` makes them, each a batch of its own, held in memory once made.
 
     Several trainers can share one. ``ValueError`` for examples that change with the epoch, as those with random
@@ -29,28 +29,28 @@ class Collated(Dataset[Batch]):
 
     def __init__(self, examples: Any, collator: Collator):
         if hasattr(examples, "set_epoch"):
-            raise ValueError("Collated: examples must stay the same, and these change with the epoch (set_epoch)")
+            raise ValueError("CollatedExamples: examples must stay the same, and these change with the epoch")
         self.examples, self.collator = examples, collator
-        self._made: dict[int, Batch] = {}
+        self._made: dict[int, CollatedBatch] = {}
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> CollatedBatch:
         if index not in self._made:
             self._made[index] = self.collator([self.examples[index]])
         return self._made[index]
 
 
-class Merge:
-    """What ``collator`` would have made of all examples at once, from those of :class:`Collated`.
+class BatchMerger:
+    """What ``collator`` would have made of all examples at once, from those of :class:`CollatedExamples`.
 
     Examples that are not collated yet are, and what it would not have made of the teacher's prompts is left out.
 
     >>> from icl import testbed
     >>> rows, (_, processor) = testbed.load_task("options")["test"], testbed.load()
     >>> collator, examples = Collator(processor), [Example.from_task(row) for row in rows.select(range(3))]
-    >>> merged, wanted = Merge(collator)(list(Collated(examples, collator))), collator(examples)
+    >>> merged, wanted = BatchMerger(collator)(list(CollatedExamples(examples, collator))), collator(examples)
     >>> all(torch.equal(value, merged["teacher"][name]) for name, value in wanted["teacher"].items())
     True
     """
@@ -58,7 +58,7 @@ class Merge:
     def __init__(self, collator: Collator):
         self.collator = collator
 
-    def __call__(self, items: Sequence[Example | Batch]) -> Batch:
+    def __call__(self, items: Sequence[Example | CollatedBatch]) -> CollatedBatch:
         parts = [self.collator([item]) if isinstance(item, Example) else item for item in items]
         names = [name for name in parts[0] if self.collator.teacher or name not in _OF_TEACHER]
         return {name: self._merged([part[name] for part in parts], name) for name in names}

@@ -21,7 +21,7 @@ from transformers import ProcessorMixin
 
 from icl.common.files import digest
 from icl.data import Example
-from icl.prompts.chat import Chat, Prompt, Role, common
+from icl.prompts.chat_template import ChatPrompt, ChatTemplate, Role, common
 
 IGNORED = -100
 """The label of a token that is not supervised."""
@@ -74,7 +74,7 @@ class Collator:
             raise ValueError(f"Collator: max_length must be at least 1, got {max_length}")
         self.processor, self.tokenizer, self.max_length = processor, processor.tokenizer, max_length
         self.teacher = teacher
-        self.chat = Chat(processor)
+        self.chat = ChatTemplate(processor)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         teachers, students = self._prompts(examples)
@@ -110,18 +110,18 @@ class Collator:
         prompts = self._prompts(examples)[get_args(Role).index(which)]
         return self._inputs(examples, prompts, self._queries(prompts), [[] for _ in prompts], "left")[1]
 
-    def digest(self, prompt: Prompt) -> str:
+    def digest(self, prompt: ChatPrompt) -> str:
         """Return a digest of all that the model reads of a prompt: text, tokens, images and their processing."""
         tokens = self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
         return digest(repr((prompt.text, tokens, prompt.contents, self.processor.to_json_string())))
 
-    def _prompts(self, examples: Sequence[Example]) -> tuple[list[Prompt], list[Prompt]]:
+    def _prompts(self, examples: Sequence[Example]) -> tuple[list[ChatPrompt], list[ChatPrompt]]:
         if not examples:
             raise ValueError("Collator: examples must not be empty")
         pairs = [self.chat.prompts(example) for example in examples]
         return [teacher for teacher, _ in pairs], [student for _, student in pairs]
 
-    def _queries(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def _queries(self, prompts: Sequence[ChatPrompt]) -> list[list[int]]:
         """The tokens of each query by itself."""
         images = [prompt.images[len(prompt.images) - prompt.asked :] for prompt in prompts]
         rows = _rows(self._process([prompt.query for prompt in prompts], images, begin=False))
@@ -155,7 +155,7 @@ class Collator:
     def _inputs(
         self,
         examples: Sequence[Example],
-        prompts: Sequence[Prompt],
+        prompts: Sequence[ChatPrompt],
         queries: list[list[int]],
         answers: list[list[int]],
         side: Literal["left", "right"],

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from icl.data import Example
 from icl.evaluation import greedy
-from icl.prompts import Batch, Collated, Collator, Role
+from icl.prompts import CollatedBatch, CollatedExamples, Collator, Role
 from icl.testbed import images
 from icl.testbed.model import encode, load
 from icl.testbed.tasks import SPLITS, rows
-from icl.training import States
+from icl.training import TeacherStates
 
 BASES = ("base-0", "base", "base-2")
 """Three trainings of the model. Each trial runs on all, with what the task hides drawn anew for each."""
@@ -50,7 +50,7 @@ class Embedding(Collator):
         super().__init__(processor, teacher=teacher)
         self.embed = embed
 
-    def __call__(self, examples: Sequence[Example]) -> Batch:
+    def __call__(self, examples: Sequence[Example]) -> CollatedBatch:
         batch = super().__call__(examples)
         for role in ("teacher", "student"):
             if role in batch:
@@ -62,10 +62,10 @@ class Embedding(Collator):
         return self.embed([getattr(example, which) for example in examples], inputs)
 
 
-class Together(Collated):
+class Together(CollatedExamples):
     """Examples that are collated many at a time, which is faster than one by one."""
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> CollatedBatch:
         if index not in self._made:
             start = index - index % _TOGETHER
             batch = self.collator(rows := self.examples[start : start + _TOGETHER])
@@ -73,10 +73,10 @@ class Together(Collated):
         return self._made[index]
 
 
-def _row(batch: Batch, i: int) -> Batch:
+def _row(batch: CollatedBatch, i: int) -> CollatedBatch:
     """What the collator makes of an example alone: without what the others of its batch are padded for."""
     tokens = int(batch["aligned"][i].sum())
-    row: Batch = {}
+    row: CollatedBatch = {}
     for name, value in batch.items():
         if isinstance(value, dict):
             length = int(value["attention_mask"][i].sum())
@@ -101,7 +101,7 @@ class Ground:
         # Each step goes through all modules several times: those that have done their work need not be there.
         del self.model.model.vision_model, self.model.model.connector
         self.collator = Embedding(_blind(self.processor), self._embed)
-        self.teachers: dict[str, States] = {}
+        self.teachers: dict[str, TeacherStates] = {}
         """What teachers make of their prompts, which is the same in all trials."""
         self._shown: dict[Any, Together] = {}
         self._asked: dict[Role, Any] = {}

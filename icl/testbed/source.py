@@ -66,7 +66,7 @@ class TaskSplit(Split):
         ]
         return digest(json.dumps(texts))
 
-    def drawn(self, shots: int, strategy: Strategy) -> bool:
+    def depends_on_seed(self, shots: int, strategy: Strategy) -> bool:
         return True
 
     def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:

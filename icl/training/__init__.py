@@ -1,7 +1,8 @@
 """How a student is trained: a run as data, carried out so that it goes on after any interruption.
 
-:class:`DistillTrainer` is transformers' Trainer with a teacher; :func:`train` takes a :class:`Run` to a folder with an
-adapter, by ``splits`` of data that no test set is among. Methods without training are fitted to the same examples.
+:class:`DistillTrainer` is transformers' Trainer with a teacher; :func:`train` carries out a :class:`TrainingRun`, which
+leaves a folder with an adapter. Data are ``splits``, and no test set is among them. Methods without training are fitted
+to the same examples.
 """
 
 from typing import TYPE_CHECKING
@@ -13,19 +14,19 @@ if TYPE_CHECKING:
     from icl.training.execution import train as train
     from icl.training.fitting import fit_examples as fit_examples
     from icl.training.row_check import check_rows as check_rows
-    from icl.training.run import Run as Run
-    from icl.training.run import label_of as label_of
-    from icl.training.run import overruled as overruled
-    from icl.training.run import read_yaml as read_yaml
+    from icl.training.run_configuration import TrainingRun as TrainingRun
+    from icl.training.run_configuration import describe_method as describe_method
+    from icl.training.run_configuration import override_settings as override_settings
+    from icl.training.run_configuration import read_yaml as read_yaml
     from icl.training.run_folder import read_run as read_run
+    from icl.training.splits import DemonstrationSettings as DemonstrationSettings
     from icl.training.splits import FileSplit as FileSplit
-    from icl.training.splits import Show as Show
     from icl.training.splits import Split as Split
     from icl.training.splits import open_split as open_split
-    from icl.training.teacher import States as States
     from icl.training.teacher import Teacher as Teacher
+    from icl.training.teacher import TeacherStates as TeacherStates
     from icl.training.teacher import fingerprint as fingerprint
-    from icl.training.teacher import observe as observe
+    from icl.training.teacher import observe_states as observe_states
     from icl.training.trainer import DistillTrainer as DistillTrainer
 
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -55,20 +55,20 @@ def fault(folder: str | Path, needed: Sequence[str] = TO_GO_ON) -> str | None:
     return None
 
 
-def checkpoints_in(folder: str | Path) -> Iterator[Path]:
+def list_checkpoints(folder: str | Path) -> Iterator[Path]:
     """The checkpoints in a folder, whole or not, the newest first."""
     folder = Path(folder)
     names = [match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))] if folder.is_dir() else []
     yield from (folder / match[0] for match in sorted(names, key=lambda match: -int(match[1])))
 
 
-def newest_whole(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
+def find_newest_whole(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
     """Return the newest checkpoint that a training can go on from, and why not from those after it.
 
     The checkpoint that was the best until then must be whole too: it is what a training may end with.
     """
     faults: dict[Path, str] = {}
-    for checkpoint in checkpoints_in(folder):
+    for checkpoint in list_checkpoints(folder):
         reason = fault(checkpoint)
         if reason is None and (best := best_of(checkpoint)) not in (None, checkpoint):
             missing = fault(best)
@@ -91,9 +91,9 @@ def prune(folder: str | Path) -> None:
     Two, so that there is another to go on from if one is damaged.
     """
     kept: set[Path] = set()
-    whole = (checkpoint for checkpoint in checkpoints_in(folder) if fault(checkpoint) is None)
+    whole = (checkpoint for checkpoint in list_checkpoints(folder) if fault(checkpoint) is None)
     for checkpoint, _ in zip(whole, range(2)):
         kept |= {checkpoint} | ({best} if (best := best_of(checkpoint)) else set())
-    for checkpoint in checkpoints_in(folder):
+    for checkpoint in list_checkpoints(folder):
         if checkpoint not in kept:
             shutil.rmtree(checkpoint, ignore_errors=True)

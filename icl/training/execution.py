@@ -18,20 +18,20 @@ from hyperbolic.version import __version__
 from icl.adapters import Adapters, attach
 from icl.attention import identity, internals, load_model
 from icl.bank import Demonstrated
-from icl.data import text_of
+from icl.data import format_query
 from icl.prompts import Collator
 from icl.training import learning_rate as rates
-from icl.training.checkpoints import newest_whole, prune
+from icl.training.checkpoints import find_newest_whole, prune
 from icl.training.fitting import fit_examples
 from icl.training.row_check import check_rows
-from icl.training.run import Run
+from icl.training.run_configuration import TrainingRun
 from icl.training.run_folder import (
     CHECKPOINTS,
     FORMAT,
     adapter_checksums,
-    begun,
     check_unchanged,
-    exclusive,
+    find_record,
+    lock_folder,
     remove_checkpoints,
     write_run,
 )
@@ -45,7 +45,7 @@ _LOGGER = logging.getLogger(__name__)
 _ASKED = 64
 
 
-def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, Any]:
+def train(run: TrainingRun, out: str | Path, on_step: Step | None = None) -> dict[str, Any]:
     """Train an adapter into the folder ``out``, and return what ``run.json`` says there.
 
     A run that was cut short goes on from its last whole checkpoint; one that is finished is left alone. No test set is
@@ -56,8 +56,9 @@ def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, A
     """
     out = Path(out)
     _check(run)
-    sources = {"train": run.data.train, "dev": run.data.dev}
-    splits = {part: open_split(source, part, run.data.show) for part, source in sources.items() if source is not None}
+    splits = {"train": open_split(run.data.train, "train", run.data.demonstrations)}
+    if run.data.dev is not None:
+        splits["dev"] = open_split(run.data.dev, "dev", run.data.demonstrations)
     for split in splits.values():  # also where no teacher sees them: a pool that is too small is not what was meant
         if isinstance(split, FileSplit) and (run.data.shots or 0) > len(split.pool):
             raise ValueError(
@@ -69,19 +70,19 @@ def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, A
     examples = {part: split.examples(shots, run.data.strategy, seed) for part, split in splits.items()}
     digests = {part: split.digest(seed) for part, split in splits.items()} | {"model": identity(run.model)}
     if shots != 0 and run.data.pool not in (None, run.data.train):
-        digests["pool"] = open_split(str(run.data.pool), "train", run.data.show).digest(seed)
+        digests["pool"] = open_split(str(run.data.pool), "train", run.data.demonstrations).digest(seed)
     if isinstance(examples["train"], Demonstrated) and (chosen := examples["train"].choice) is not None:
         digests["demonstrations"] = chosen
     examples["train"] = sample(examples["train"], run.data.samples, seed)
-    record = begun(run, digests, out)
+    record = find_record(run, digests, out)
     if record is not None and record["finished"]:
         _LOGGER.info(
             f"{out} is finished already: settings, data and model have not changed since, and nothing is done again"
         )
         return record
     check_rows(examples, _answered(run, fitted), out)
-    with exclusive(out):
-        record = begun(run, digests, out) or _new_record(run)
+    with lock_folder(out):
+        record = find_record(run, digests, out) or _new_record(run)
         if record["finished"]:
             return record
         set_seed(seed)
@@ -95,7 +96,7 @@ def train(run: Run, out: str | Path, on_step: Step | None = None) -> dict[str, A
         record["digests"] = digests
         record["examples"] = {part: len(rows) for part, rows in examples.items()}
         write_run(record, out)
-        clock = _Clock(record, out, on_step)
+        clock = _ProgressRecorder(record, out, on_step)
         if fitted:
             fit_examples(adapters, Collator(processor), examples["train"], examples.get("dev"))
         else:
@@ -117,11 +118,11 @@ def _texts(splits: Iterable[Split]) -> Iterator[str]:
     for split in splits:
         if isinstance(split, FileSplit):
             for row, answer in enumerate(split.records.answers):
-                yield text_of(split.records, row, split.show.prompt)
+                yield format_query(split.records, row, split.demonstrations.prompt)
                 yield answer or ""
 
 
-def _new_record(run: Run) -> dict[str, Any]:
+def _new_record(run: TrainingRun) -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in ("torch", "transformers")}
     return {
         "format": FORMAT,
@@ -132,13 +133,13 @@ def _new_record(run: Run) -> dict[str, Any]:
     }
 
 
-def _answered(run: Run, fitted: bool) -> set[str]:
+def _answered(run: TrainingRun, fitted: bool) -> set[str]:
     """The sets whose rows are of no use without an answer."""
     parts = {"train", "dev"} if run.aim.ce and not fitted else set()
     return parts | ({"dev"} if run.training.choose_by == "accuracy" else set())
 
 
-def _check(run: Run) -> None:
+def _check(run: TrainingRun) -> None:
     names = ", ".join(config.method for config in run.method)
     if len({config.fitted for config in run.method}) > 1:
         raise ValueError(f"method: {names} are partly fitted and partly trained: make a run of each")
@@ -148,7 +149,7 @@ def _check(run: Run) -> None:
         raise ValueError("data.shots must be at least 1: the objective compares with a teacher, which sees them")
 
 
-class _Clock(TrainerCallback):
+class _ProgressRecorder(TrainerCallback):
     """Seconds of all sessions of a run, its progress, and its checkpoints."""
 
     def __init__(self, record: dict[str, Any], out: Path, on_step: Step | None):
@@ -181,7 +182,7 @@ class _Clock(TrainerCallback):
 
 
 def _learning_rate(
-    run: Run, adapters: Adapters, examples: dict[str, Any], folder: Path, shared: Any, settings: Any
+    run: TrainingRun, adapters: Adapters, examples: dict[str, Any], folder: Path, shared: Any, settings: Any
 ) -> dict[str, Any]:
     """Return the learning rate of a run, and if it names none the trials that chose it. The adapter stays as it was."""
     how = run.training
@@ -216,11 +217,13 @@ def _learning_rate(
     return {"value": value, "steps": steps, f"{part}_losses": tried}
 
 
-def _train(run: Run, model: Any, processor: Any, examples: dict[str, Any], out: Path, clock: _Clock) -> dict[str, Any]:
+def _train(
+    run: TrainingRun, model: Any, processor: Any, examples: dict[str, Any], out: Path, clock: _ProgressRecorder
+) -> dict[str, Any]:
     """Train the adapter of ``model``, and return the history, and which epoch was chosen by what."""
     how, dev = run.training, examples.get("dev")
     folder = out / CHECKPOINTS
-    newest, faults = newest_whole(folder)
+    newest, faults = find_newest_whole(folder)
     for checkpoint, reason in faults.items():
         _LOGGER.warning(f"{checkpoint} is left out: {reason}")
         shutil.rmtree(checkpoint, ignore_errors=True)

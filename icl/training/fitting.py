@@ -34,7 +34,7 @@ def fit_examples(adapters: Adapters, collator: Collator, train: Examples, dev: E
     answered: list[tuple[Any, Tensor]] = []
     corrupt = any(part.config.method == "function_vector" for part in adapters["default"])
     for batch in _batches([example for i in range(len(asked)) if (example := asked[i]).answer is not None]):
-        prompts = [dataclasses.replace(shuffled(e) if corrupt else e, answer=None) for e in batch]
+        prompts = [dataclasses.replace(shuffle_answers(e) if corrupt else e, answer=None) for e in batch]
         labels = collator(batch)["student"]["labels"]
         first = labels.gather(1, (labels != IGNORED).int().argmax(1, keepdim=True))[:, 0]
         answered.append((_prompts(collator(prompts)["teacher" if corrupt else "student"], device), first))
@@ -49,7 +49,7 @@ def _prompts(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) for name, value in inputs.items() if name != "labels"}
 
 
-def shuffled(example: Example) -> Example:
+def shuffle_answers(example: Example) -> Example:
     """Each demonstration with the answer of the next: the task cannot be read off them."""
     places = [i for i, message in enumerate(example.teacher) if message["role"] == "assistant"]
     teacher = list(example.teacher)

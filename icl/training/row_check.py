@@ -13,8 +13,8 @@ from pathlib import Path
 from icl.bank import Demonstrated
 from icl.common.configuration import meant
 from icl.common.failures import RowFailure
-from icl.data import LISTS, TEXTS, Examples, Records, text_of
-from icl.training.splits import Drawn
+from icl.data import LIST_COLUMNS, TEXT_COLUMNS, Examples, Records, format_query
+from icl.training.splits import SampledExamples
 
 FAILURES_FILE = "failures.jsonl"
 # Rows that an error shows.
@@ -45,12 +45,12 @@ def check_rows(sets: Mapping[str, Examples], answered: Collection[str], folder: 
     """
     results: dict[Place, str | RowFailure] = {}
     for name, examples in sets.items():
-        whole, rows = (examples.examples, examples.rows) if isinstance(examples, Drawn) else (examples, None)
+        whole, rows = (examples.examples, examples.rows) if isinstance(examples, SampledExamples) else (examples, None)
         if not isinstance(whole, Demonstrated):
             continue  # of the testbed, which makes its rows
         queries = [(whole.records, row) for row in (range(len(whole)) if rows is None else rows)]
         pool = [(whole.pool, row) for row in range(len(whole.pool) if whole.k else 0)]
-        text_of(*queries[0], whole.prompt)
+        format_query(*queries[0], whole.prompt)
         fresh = [place for place in dict.fromkeys([*queries, *pool]) if place not in results]
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(fresh), _BATCH):  # an interruption waits for one batch
@@ -70,7 +70,7 @@ def check_rows(sets: Mapping[str, Examples], answered: Collection[str], folder: 
 
 
 def _read(examples: Demonstrated, place: Place) -> str | RowFailure:
-    """What a row shows (:func:`icl.data.content`), or why it cannot be read."""
+    """What a row shows (:func:`icl.data.digest_content`), or why it cannot be read."""
     records, row = place
     try:
         return examples.ask(records, row)[1]
@@ -94,7 +94,9 @@ def _unfit(
         if isinstance(own, RowFailure):
             continue
         if ask and records.answers[row] is None:
-            reason = "there is no answer to learn from or compare with" + meant(records.columns, (*TEXTS, *LISTS))
+            reason = "there is no answer to learn from or compare with" + meant(
+                records.columns, (*TEXT_COLUMNS, *LIST_COLUMNS)
+            )
             yield (records, row), RowFailure(row, records.where(row), reason)
             continue
         # by content, and by id

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 from icl.adapters import CONFIG_FILE, WEIGHTS_FILE
 from icl.common.configuration import brief
 from icl.common.files import digest_file, read_json, same_format, write_text
-from icl.training.checkpoints import CHECKSUMS_FILE, checkpoints_in
-from icl.training.run import Run
+from icl.training.checkpoints import CHECKSUMS_FILE, list_checkpoints
+from icl.training.run_configuration import TrainingRun
 
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -43,7 +43,7 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
         for name, kind in _WANTED.items():
             if type(record.get(name, _OPTIONAL.get(name))) not in kind:
                 raise ValueError(f"{name} is missing, or of another type: {brief(record.get(name))}")
-        Run.from_dict(record["run"])
+        TrainingRun.from_dict(record["run"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     return record
@@ -54,7 +54,7 @@ def write_run(record: Mapping[str, Any], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes from training into a folder, which is made if need be; the lock dies with its process.
 
     Checkpoints that were never begun, and a folder that was made in vain, are taken away at the end. ``ValueError`` if
@@ -73,7 +73,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not any(checkpoints_in(checkpoints)):
+        if not any(list_checkpoints(checkpoints)):
             (checkpoints / LOCK_FILE).unlink(missing_ok=True)
             _remove_if_empty(checkpoints)
         if made:
@@ -88,11 +88,11 @@ def _remove_if_empty(folder: Path) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Delete the checkpoints of a run that is finished, and nothing else that may lie beside them."""
-    for checkpoint in checkpoints_in(folder / CHECKPOINTS):
+    for checkpoint in list_checkpoints(folder / CHECKPOINTS):
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def begun(run: Run, digests: Mapping[str, str | None], folder: Path) -> dict[str, Any] | None:
+def find_record(run: TrainingRun, digests: Mapping[str, str | None], folder: Path) -> dict[str, Any] | None:
     """Return the record of a run that is finished in a folder or can go on there, or ``None`` if nothing is there.
 
     ``ValueError`` if what is there would be lost or mixed: another run, the same of other data or another model, an
@@ -101,13 +101,13 @@ def begun(run: Run, digests: Mapping[str, str | None], folder: Path) -> dict[str
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out must be a folder, and {folder} is a file")
     record = read_run(folder)
-    checkpoints = [path for path in checkpoints_in(folder / CHECKPOINTS) if (path / CHECKSUMS_FILE).exists()]
+    checkpoints = [path for path in list_checkpoints(folder / CHECKPOINTS) if (path / CHECKSUMS_FILE).exists()]
     if record is None:
         if checksums := adapter_checksums(folder):
             raise ValueError(
                 f"{folder} holds an adapter ({', '.join(checksums)}) without {RUN_FILE}: name another folder"
             )
-        if any(checkpoints_in(folder / CHECKPOINTS)):
+        if any(list_checkpoints(folder / CHECKPOINTS)):
             raise ValueError(f"{folder / CHECKPOINTS} holds checkpoints of something else: name another folder")
         return None
     if not record["finished"] and not checkpoints:
@@ -122,7 +122,9 @@ def begun(run: Run, digests: Mapping[str, str | None], folder: Path) -> dict[str
     return record
 
 
-def check_unchanged(record: Mapping[str, Any], run: Run, digests: Mapping[str, str | None], folder: Path) -> None:
+def check_unchanged(
+    record: Mapping[str, Any], run: TrainingRun, digests: Mapping[str, str | None], folder: Path
+) -> None:
     """``ValueError`` if data or the model are not those that a run was begun with."""
     known = record.get("digests", {})
     sources = {

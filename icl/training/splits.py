@@ -28,7 +28,7 @@ SHOTS = 8
 
 
 @dataclass(frozen=True)
-class Show:
+class DemonstrationSettings:
     """What is shown before a query, and how it is asked.
 
     Args:
@@ -44,14 +44,14 @@ class Show:
     system: str | None = None
 
 
-def open_split(name: str, split: str, show: Show) -> Split:
+def open_split(name: str, split: str, demonstrations: DemonstrationSettings) -> Split:
     """Open a path for :class:`icl.data.Records`, or a task of a named source: "testbed:options".
 
     Of a task ``split`` is taken, unless another is named: "testbed:options/dev".
     """
     found = find_source(name) if ":" in name else None
     if found is None:
-        return FileSplit(name, show)
+        return FileSplit(name, demonstrations)
     source, rest = found
     return cast("Split", source.open_split(rest, split))
 
@@ -66,7 +66,7 @@ class Split(ABC):
         """Return what tells this set from others: all of each row, the content of its images included."""
 
     @abstractmethod
-    def drawn(self, shots: int, strategy: Strategy) -> bool:
+    def depends_on_seed(self, shots: int, strategy: Strategy) -> bool:
         """Whether the seed decides anything."""
 
     @abstractmethod
@@ -83,26 +83,27 @@ class Split(ABC):
 
 
 class FileSplit(Split):
-    def __init__(self, source: str, show: Show):
-        self.source, self.show = source, show
+    def __init__(self, source: str, demonstrations: DemonstrationSettings):
+        self.source, self.demonstrations = source, demonstrations
         self.records = Records(source)
 
     @cached_property
     def pool(self) -> Records:
         # the same object where it is the same file: then rows are in the bank, and no query is shown to itself
-        return self.records if self.show.pool in (None, self.source) else Records(str(self.show.pool))
+        pool = self.demonstrations.pool
+        return self.records if pool in (None, self.source) else Records(str(pool))
 
     def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> Demonstrated:
-        show, shots = self.show, SHOTS if shots is None else shots
+        settings, shots = self.demonstrations, SHOTS if shots is None else shots
         bank = queries = None
         if shots and strategy != "random":
-            if show.bank is None:
+            if settings.bank is None:
                 raise ValueError(
                     f"bank must be given for the strategy {strategy}: icl bank build makes one of the pool"
                 )
             from icl.bank import AnchorBank
 
-            bank = AnchorBank.open(show.bank)
+            bank = AnchorBank.open(settings.bank)
             queries = None if self.pool is self.records else self._queries(bank)
         return Demonstrated(
             self.records,
@@ -112,8 +113,8 @@ class FileSplit(Split):
             bank=bank,
             queries=queries,
             seed=seed,
-            system=show.system,
-            prompt=show.prompt,
+            system=settings.system,
+            prompt=settings.prompt,
         )
 
     def _queries(self, bank: Any) -> Queries:
@@ -131,20 +132,21 @@ class FileSplit(Split):
     def _digest(self) -> str:
         return digest_of(self.records)
 
-    def drawn(self, shots: int, strategy: Strategy) -> bool:
+    def depends_on_seed(self, shots: int, strategy: Strategy) -> bool:
         return shots > 0 and strategy == "random"
 
     def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
         return ((self.records.where(row), self.records[row].references) for row in range(len(self.records)))
 
     def settings(self, shots: int) -> dict[str, str]:
-        settings = {"data": self.digest(0), "prompt": self.show.prompt, "system": self.show.system or ""}
+        prompt, system = self.demonstrations.prompt, self.demonstrations.system
+        settings = {"data": self.digest(0), "prompt": prompt, "system": system or ""}
         # Of the pool, which may be large, no image is read for this.
         pool = {"pool": digest(json.dumps([self.pool.ids, self.pool.answers]))} if shots else {}
         return settings | pool
 
     def refuse_overlap(self) -> None:
-        refuse_overlap(self.records, self.pool, self.show.prompt)
+        refuse_overlap(self.records, self.pool, self.demonstrations.prompt)
 
 
 def digest_of(records: Records) -> str:
@@ -173,11 +175,11 @@ def sample(examples: Examples, count: int | None, seed: int) -> Examples:
         return examples
     if not 1 <= count <= len(examples):
         raise ValueError(f"samples must be from 1 to {len(examples)}, the rows of the training set, got {count}")
-    chosen = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
-    return Drawn(examples, chosen) if isinstance(examples, Demonstrated) else [examples[row] for row in chosen]
+    rows = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
+    return SampledExamples(examples, rows) if isinstance(examples, Demonstrated) else [examples[row] for row in rows]
 
 
-class Drawn:
+class SampledExamples:
     """Some of the examples, whose demonstrations change with the epoch as theirs do."""
 
     def __init__(self, examples: Demonstrated, rows: Sequence[int]):

@@ -31,10 +31,10 @@ from icl.losses import Objective, Query, Seen
 
 FORMAT = 2
 # What the teacher makes of an example.
-States = dict[str, Tensor]
+TeacherStates = dict[str, Tensor]
 
 
-def observe(
+def observe_states(
     model: nn.Module,
     adapters: Adapters,
     batch: Mapping[str, Any],
@@ -97,7 +97,7 @@ class Teacher:
         self,
         adapters: Adapters,
         objective: Objective,
-        cache: str | Path | dict[str, States] | None = None,
+        cache: str | Path | dict[str, TeacherStates] | None = None,
         precision: str = "no",
     ):
         self.adapters, self.objective, self.precision = adapters, objective, precision
@@ -127,7 +127,7 @@ class Teacher:
     def _run(self, model: nn.Module, batch: Mapping[str, Any], query: Query) -> Seen:
         with torch.no_grad(), self.adapters.off(), _evaluating(model), ExitStack() as stack:
             wants_logits = self.objective.logits > 0
-            return observe(model, self.adapters, batch, "teacher", query, self.objective, wants_logits, stack)
+            return observe_states(model, self.adapters, batch, "teacher", query, self.objective, wants_logits, stack)
 
     def _own_name(self, model: nn.Module) -> str:
         """A digest of the base and of what is asked of it."""
@@ -137,7 +137,7 @@ class Teacher:
             self._name, self._stamp = digest(json.dumps([FORMAT, fingerprint(model), *asked])), stamp
         return self._name
 
-    def _joined(self, entries: Sequence[States], query: Query) -> Seen:
+    def _joined(self, entries: Sequence[TeacherStates], query: Query) -> Seen:
         """The entries as one batch, padded as it is; what padding holds counts nowhere."""
         B, S = query.aligned.shape
         device = query.aligned.device
@@ -213,7 +213,7 @@ def _digest(tensor: Tensor) -> str:
     return checksum.hexdigest()
 
 
-def _rows(seen: Seen, query: Query) -> Iterator[States]:
+def _rows(seen: Seen, query: Query) -> Iterator[TeacherStates]:
     """What was seen of each example, without padding, on the CPU."""
     hidden = torch.stack(list(seen.hidden), 1).cpu() if seen.hidden else None
     attention = torch.stack(list(seen.attention), 1).cpu() if seen.attention else None
@@ -236,7 +236,7 @@ class _Folder:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def get(self, name: str) -> States | None:
+    def get(self, name: str) -> TeacherStates | None:
         """``None`` where there are none, or they are damaged."""
         try:
             with safe_open(self._file(name), "pt") as entry:
@@ -245,7 +245,7 @@ class _Folder:
         except (OSError, SafetensorError):
             return None
 
-    def __setitem__(self, name: str, tensors: States) -> None:
+    def __setitem__(self, name: str, tensors: TeacherStates) -> None:
         """At once, or not at all: of several that write the same, one is last."""
         file = self._file(name)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -260,7 +260,7 @@ class _Folder:
         return self.folder / name[:2] / f"{name}.safetensors"
 
 
-def _crc(tensors: States) -> str:
+def _crc(tensors: TeacherStates) -> str:
     crc = 0
     for name in sorted(tensors):
         values: Any = tensors[name].view(torch.uint8).numpy()

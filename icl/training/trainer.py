@@ -19,11 +19,11 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 from icl.adapters import attached, read_adapter, restore_adapter
 from icl.attention import internals
 from icl.losses import Losses, Objective, Query, Seen
-from icl.prompts import IGNORED, Collated, Collator, Merge
+from icl.prompts import IGNORED, BatchMerger, CollatedExamples, Collator
 from icl.training.arguments import check
 from icl.training.arguments import training_arguments as training_arguments
-from icl.training.checkpoints import fault, newest_whole, seal
-from icl.training.teacher import States, Teacher, observe
+from icl.training.checkpoints import fault, find_newest_whole, seal
+from icl.training.teacher import Teacher, TeacherStates, observe_states
 
 LOSSES_FILE = "objective.safetensors"
 _NAME = "icl_losses"
@@ -60,7 +60,7 @@ class DistillTrainer(Trainer):
         teacher_cache: folder where the teacher's states are kept (:class:`icl.training.Teacher`), so that each is
             computed once; or a dict, which several trainers can share.
         keep_in_memory: whether examples are collated once, and held in memory: for small data. Data sets may be
-            :class:`icl.prompts.Collated` then, which several trainers share.
+            :class:`icl.prompts.CollatedExamples` then, which several trainers share.
         compute_metrics: gets token ids (N, P), those that are most likely at each place of the answer and the
             answer's own, -100 where there is none: :func:`answer_accuracy`.
 
@@ -87,7 +87,7 @@ class DistillTrainer(Trainer):
         objective: Objective | None = None,
         adapter: str = "default",
         data_collator: Collator,
-        teacher_cache: str | Path | dict[str, States] | None = None,
+        teacher_cache: str | Path | dict[str, TeacherStates] | None = None,
         keep_in_memory: bool = False,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -116,9 +116,13 @@ class DistillTrainer(Trainer):
         def kept(examples: Any) -> Any:
             if isinstance(examples, dict):
                 return {name: kept(each) for name, each in examples.items()}
-            if isinstance(examples, Collated) and objective.needs_teacher > examples.collator.teacher:
+            if isinstance(examples, CollatedExamples) and objective.needs_teacher > examples.collator.teacher:
                 raise ValueError("DistillTrainer: the objective needs a teacher, and examples are collated without one")
-            return examples if examples is None or isinstance(examples, Collated) else Collated(examples, collator)
+            return (
+                examples
+                if examples is None or isinstance(examples, CollatedExamples)
+                else CollatedExamples(examples, collator)
+            )
 
         if keep_in_memory:
             train_dataset, eval_dataset = kept(train_dataset), kept(eval_dataset)
@@ -126,7 +130,7 @@ class DistillTrainer(Trainer):
             super().__init__(
                 model,
                 args,
-                data_collator=Merge(collator) if keep_in_memory else collator,
+                data_collator=BatchMerger(collator) if keep_in_memory else collator,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 **options,
@@ -146,7 +150,7 @@ class DistillTrainer(Trainer):
         Raises ``ValueError`` for a checkpoint that is not whole, or where there is none.
         """
         if resume_from_checkpoint is True:
-            newest, faults = newest_whole(str(self.args.output_dir))
+            newest, faults = find_newest_whole(str(self.args.output_dir))
             if newest is None:
                 reasons = "".join(f"; {path.name}: {reason}" for path, reason in faults.items())
                 raise ValueError(f"resume_from_checkpoint: no whole checkpoint in {self.args.output_dir}{reasons}")
@@ -230,7 +234,7 @@ class DistillTrainer(Trainer):
         self.losses.train(model.training)
         teacher = self.teacher(self.adapters.model, inputs, query) if self.objective.needs_teacher else None
         logits = logits or self.objective.ce > 0 or self.objective.logits > 0
-        student = observe(model, self.adapters, inputs, "student", query, self.objective, logits, stack)
+        student = observe_states(model, self.adapters, inputs, "student", query, self.objective, logits, stack)
         found = self.losses(student, teacher, query)
         return torch.stack([found[name].float() for name in self.objective.terms]), student
 

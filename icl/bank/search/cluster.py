@@ -30,7 +30,7 @@ from icl.bank.embedding.lift import HyperbolicLift
 from icl.bank.ingest import Ingest
 from icl.bank.schema import BUILD, META, ROWS, BankError
 from icl.common.failures import RowFailure
-from icl.data import Source, read
+from icl.data import Source, read_batches
 
 # The rows whose columns decide those of the bank: as many as one machine reads at first.
 _FIRST = 1 << 10
@@ -160,7 +160,7 @@ def _in_blocks(rows: Source, block_rows: int) -> ray.data.Dataset | None:
     """Read and numbered here, as on one machine, and kept by Ray until they are written."""
     blocks: list[Any] = []
     waiting: list[pa.RecordBatch] = []
-    for batch in read(rows, min(block_rows, _FIRST)):
+    for batch in read_batches(rows, min(block_rows, _FIRST)):
         waiting.append(batch)
         if sum(b.num_rows for b in waiting) >= block_rows:
             blocks.append(ray.put(pa.Table.from_batches(waiting)))

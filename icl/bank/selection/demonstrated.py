@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from hyperbolic.plot.pictures import load_image
 from icl.common.choices import Strategy
 from icl.common.files import digest
-from icl.data import Example, Message, Records, content, text_of
+from icl.data import Example, Message, Records, digest_content, format_query
 
 if TYPE_CHECKING:
     from icl.bank.anchor_bank import AnchorBank
@@ -131,10 +131,10 @@ class Demonstrated(Dataset[Example]):
             images = [load_image(image) for image in record.images]
         except Exception as error:  # decoders raise whatever a broken file makes them raise
             raise ValueError(f"Demonstrated: {records.where(row)}: {error}") from error
-        text = text_of(records, row, self.prompt)
+        text = format_query(records, row, self.prompt)
         parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": text}] if text else parts}
-        return message, content(message, images)
+        return message, digest_content(message, images)
 
 
 def _choose(

@@ -22,11 +22,12 @@ from icl.data.records import Records
 from icl.losses.objective import Objective
 from icl.prompts.collator import Collator
 from icl.testbed import images
+from icl.testbed.source import TaskSplit
 from icl.testbed.vocabulary import WORDS
 from icl.training.execution import train
 from icl.training.fitting import shuffled
-from icl.training.run import Run, label_of, read_yaml
-from icl.training.splits import FileSplit, Show, TaskSplit, sample
+from icl.training.run_configuration import TrainingRun, describe_method, read_yaml
+from icl.training.splits import DemonstrationSettings, FileSplit, sample
 
 
 def run(*args: Any, code: int = 0) -> Result:
@@ -77,7 +78,7 @@ def test_trained_and_put_to_the_test(here: Path) -> None:
     evaluations = [entry for entry in told["history"] if "eval_loss" in entry]
     assert [entry["epoch"] for entry in evaluations] == [0, 1, 2]
     model, processor = testbed.load()
-    split = FileSplit("dev.jsonl", Show()).examples(0)
+    split = FileSplit("dev.jsonl", DemonstrationSettings()).examples(0)
     inputs = Collator(processor)([split[i] for i in range(len(split))])["student"]
     with torch.no_grad():  # virtual demonstrations hold nothing at the start, and next to nothing is lost to them
         assert told["untrained"]["loss"] == pytest.approx(float(model(**inputs).loss), rel=0.3)
@@ -121,7 +122,7 @@ def test_epoch_that_is_kept_is_that_of_the_dev_set(here: Path) -> None:
     assert told["chosen"]["value"] == min(first, *later)
     model, processor = testbed.load()
     Adapters.from_pretrained(model, "a")
-    split = FileSplit("dev.jsonl", Show())
+    split = FileSplit("dev.jsonl", DemonstrationSettings())
     examples = split.examples(0)
     inputs = Collator(processor)([examples[i] for i in range(len(examples))])["student"]
     with torch.no_grad():
@@ -143,7 +144,7 @@ def test_same_run_from_yaml_and_from_options(here: Path) -> None:
     assert again["run"] == told["run"]
     a, b = (load_file(f"{name}/adapter_model.safetensors") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert Run.from_dict(told["run"]).to_dict() == told["run"]
+    assert TrainingRun.from_dict(told["run"]).to_dict() == told["run"]
     # options overrule the file, and what is given again is another run
     assert "differs in training.seed" in run("train", "run.yaml", "--seed", 4, "--out", "b", code=1).stderr
     run("train", "run.yaml", "--out", "b")
@@ -154,7 +155,7 @@ def test_goes_on_where_it_was_cut_short(here: Path) -> None:
         "model": "testbed", "data": {"train": "train.jsonl", "dev": "dev.jsonl", "shots": 2}, "method": "hyper_icl",
         "training": {"epochs": 3, "batch_size": 20, "learning_rate": 5e-3},
     }  # fmt: skip
-    described = Run.from_dict(values)
+    described = TrainingRun.from_dict(values)
     train(described, "whole")
     seen: list[int] = []
 
@@ -486,20 +487,20 @@ def test_no_weights_but_those_named(named: dict[str, float], terms: dict[str, fl
     """In Python and in YAML."""
     values = {"model": "m", "data": {"train": "t"}, "method": "hyper_icl", "objective": named}
     assert Objective(**named).terms == terms  # type: ignore[arg-type]
-    assert Run.from_dict(values).aim == Objective(**named)  # type: ignore[arg-type]
+    assert TrainingRun.from_dict(values).aim == Objective(**named)  # type: ignore[arg-type]
 
 
 def test_labels_tell_runs_apart() -> None:
     base = {"model": "m", "data": {"train": "t"}, "method": "hyper_icl"}
-    assert Run.from_dict(base).label == "hyper_icl"
-    both = Run.from_dict({**base, "method": ["hyper_icl", {"name": "hificl", "tokens": 4}]})
+    assert TrainingRun.from_dict(base).label == "hyper_icl"
+    both = TrainingRun.from_dict({**base, "method": ["hyper_icl", {"name": "hificl", "tokens": 4}]})
     assert both.label == "hyper_icl + hificl tokens=4"
     assert both.aim == HyperICLConfig.objective
-    other = Run.from_dict({**base, "objective": {"anchor": 1, "c": 1}})
+    other = TrainingRun.from_dict({**base, "objective": {"anchor": 1, "c": 1}})
     assert other.label == "hyper_icl, anchor=1 c=1.0"
     # what the method has anyway is not told
-    assert Run.from_dict({**base, "objective": {"anchor": 1, "ce": 0.5}}).label == "hyper_icl"
-    assert label_of(LIVEConfig(layers=(0, 2))) == "live layers=(0,2)"
+    assert TrainingRun.from_dict({**base, "objective": {"anchor": 1, "ce": 0.5}}).label == "hyper_icl"
+    assert describe_method(LIVEConfig(layers=(0, 2))) == "live layers=(0,2)"
 
 
 def test_yaml_that_is_none(tmp_path: Path) -> None:
@@ -510,7 +511,7 @@ def test_yaml_that_is_none(tmp_path: Path) -> None:
 
 
 def test_some_rows_are_drawn_by_the_seed(here: Path) -> None:
-    split = FileSplit("train.jsonl", Show())
+    split = FileSplit("train.jsonl", DemonstrationSettings())
     drawn = [[e.id for e in map(sample(split.examples(2), 5, seed).__getitem__, range(5))] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) == 5

@@ -27,7 +27,7 @@ from icl.bank.embedding.lift import HyperbolicLift
 from icl.bank.schema import BankError
 from icl.cli.app import app
 from icl.losses.objective import Objective
-from icl.training.run import Data, Run, Training, read_yaml
+from icl.training.run_configuration import DataSettings, TrainingRun, TrainingSettings, read_yaml
 from icl.training.run_folder import read_run
 from tests.icl.cli.test_app import points, write_rows
 
@@ -174,8 +174,13 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     return {**VALID, section: {**(given if isinstance(given, dict) else {"name": given}), name: value}}
 
 
-SECTIONS: dict[str, Any] = {"data": Data, "training": Training, "objective": Objective, "method": HyperICLConfig}
-KEYS = [f.name for f in fields(Run)] + ["method.name"]
+SECTIONS: dict[str, Any] = {
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "objective": Objective,
+    "method": HyperICLConfig,
+}
+KEYS = [f.name for f in fields(TrainingRun)] + ["method.name"]
 KEYS += [f"{section}.{f.name}" for section, kind in SECTIONS.items() for f in fields(kind)]
 
 
@@ -184,14 +189,14 @@ def test_every_key_of_a_run_with_odd_values(key: str) -> None:
     """One of another type names its key; one of the right type is kept as it is."""
     refused = 0
     for value in ODD:
-        made = refusal(Run.from_dict, changed(key, value))
+        made = refusal(TrainingRun.from_dict, changed(key, value))
         if isinstance(made, str):
             names = [*key.split("."), "method", "weight"]
             assert any(name in made.lower() for name in names), (value, made)
             assert len(made) < 600
             refused += 1
         else:
-            assert Run.from_dict(made.to_dict()) == made, value
+            assert TrainingRun.from_dict(made.to_dict()) == made, value
     assert refused > len(ODD) / 3
 
 
@@ -212,7 +217,7 @@ def test_yaml_that_is_none_names_its_file(content: bytes, tmp_path: Path) -> Non
     file = tmp_path / "run.yaml"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"run\.yaml|a"):
-        Run.from_dict(read_yaml(file))
+        TrainingRun.from_dict(read_yaml(file))
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -272,7 +277,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, saved: Path, tmp_
 
 def test_every_field_of_run_json_missing_or_odd(tmp_path: Path) -> None:
     right: dict[str, Any] = {
-        "format": 1, "run": Run.from_dict(VALID).to_dict(), "finished": True, "seconds": 1.0, "versions": {},
+        "format": 1, "run": TrainingRun.from_dict(VALID).to_dict(), "finished": True, "seconds": 1.0, "versions": {},
         "digests": {}, "files": {}, "examples": {}, "parameters": 3,
     }  # fmt: skip
     (tmp_path / "run.json").write_text(json.dumps(right))

@@ -28,7 +28,7 @@ from icl.bank.schema import BankError
 from icl.bank.selection.select_rows import Queries, select
 from icl.common.files import digest
 from icl.data.records import Records
-from icl.data.source import read
+from icl.data.source import read_batches
 
 # What readers that guess take for numbers, truths, times, or nothing.
 WRITTEN = [
@@ -61,7 +61,7 @@ def test_text_is_what_the_file_has(tmp_path: Path, written: str) -> None:
         (record,) = Records(tmp_path / name)
         assert (record.id, record.question, record.answer, record.fields["hint"]) == (written,) * 4, name
         assert record.references == (written,), name
-        (kept,) = pa.Table.from_batches(read(tmp_path / name, 10)).to_pylist()
+        (kept,) = pa.Table.from_batches(read_batches(tmp_path / name, 10)).to_pylist()
         assert kept == {**row, "answers": [written]}
 
 
@@ -96,15 +96,15 @@ def test_numbers_of_json_are_text_as_written(tmp_path: Path) -> None:
     assert records[3].references == ("-0", "-0.0")
     assert [record.fields["price"] for record in records] == ["2", "2.5", "none", "-0"]
     # for a bank too, whose other columns are numbers where all are
-    assert pa.Table.from_batches(read(path, 1)).column("price").to_pylist() == ["2", "2.5", "none", "-0"]
+    assert pa.Table.from_batches(read_batches(path, 1)).column("price").to_pylist() == ["2", "2.5", "none", "-0"]
     path.write_text('{"data": [{"question": "q"}]}')
     with pytest.raises(ValueError, match=f"{path}: a row must have single values, got only lists and objects: data"):
         Records(path)
     path.write_text('{"question": "a", "\\udc00": 1}')
     with pytest.raises(ValueError, match=f"{path}: the name .* of a field is not Unicode"):
-        list(read(path, 1))
+        list(read_batches(path, 1))
     path.write_text('{"id": 1, "n": 2, "big": 1, "box": [1]}\n{"id": 2, "n": 2.5, "big": 18446744073709551616}\n')
-    table = pa.Table.from_batches(read(path, 1))
+    table = pa.Table.from_batches(read_batches(path, 1))
     assert table.to_pylist() == [
         {"id": "1", "n": 2.0, "big": "1", "box": [1]},
         {"id": "2", "n": 2.5, "big": "18446744073709551616", "box": None},
@@ -119,7 +119,7 @@ def test_columns_are_those_of_all_rows(tmp_path: Path) -> None:
     records = Records(path)
     assert records.answers == ["x"] * 1200 + ["5"]
     assert [records[i].fields["hint"] for i in (0, 1200)] == ["", "blue"]
-    rows = [row for batch in read(path, 100) for row in batch.to_pylist()]
+    rows = [row for batch in read_batches(path, 100) for row in batch.to_pylist()]
     assert rows[0] == {**first, "id": "00000000", "hint": None, "of": {"a": None, "c": None}}
     assert rows[1200] == {**last, "id": "00001200", "answer": "5", "empty": None}
     lines(tmp_path, {"id": "a", "point": [0.0, 1.0], "empty": None}, name="bank.jsonl")
@@ -275,12 +275,12 @@ def test_files_of_other_types_in_a_folder(tmp_path: Path) -> None:
         Image.new("RGB", (2, 2)).save(tmp_path / name / "x.png")
         table = pa.table({"id": [name], "images": [["x.png"]], "year": year})
         pyarrow.parquet.write_table(table, tmp_path / name / "rows.parquet")
-    rows = [row for batch in read(tmp_path, 10) for row in batch.to_pylist()]
+    rows = [row for batch in read_batches(tmp_path, 10) for row in batch.to_pylist()]
     assert [row["year"] for row in rows] == [None, 1990, 0.5]
     assert [record.images for record in Records(tmp_path)] == [(str(tmp_path / n / "x.png"),) for n in "abc"]
     pyarrow.parquet.write_table(pa.table({"id": ["d"], "year": ["old"]}), tmp_path / "d.parquet")
     with pytest.raises(ValueError, match=f"{tmp_path}/d.parquet: .*year has incompatible types"):
-        list(read(tmp_path, 10))
+        list(read_batches(tmp_path, 10))
 
 
 STRINGS = {

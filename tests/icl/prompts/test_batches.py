@@ -11,7 +11,7 @@ from torch import Tensor
 from icl import testbed
 from icl.data.examples import Example
 from icl.losses.objective import Objective
-from icl.prompts.batches import Collated, Merge
+from icl.prompts.batches import BatchMerger, CollatedExamples
 from icl.prompts.collator import Collator
 from tests.icl import processors
 from tests.icl.trainers import (
@@ -28,7 +28,7 @@ from tests.icl.trainers import (
 def test_merged_is_collated(family: str) -> None:
     processor, data = processors.asked(family)
     made = Collator(processor)
-    wanted, merged = made(data), Merge(made)(list(Collated(data, made)))
+    wanted, merged = made(data), BatchMerger(made)(list(CollatedExamples(data, made)))
     assert wanted.keys() == merged.keys()
     for name, value in wanted.items():
         if isinstance(value, dict):
@@ -51,7 +51,7 @@ def test_kept_in_memory_is_the_same(tmp_path: Path) -> None:
 
 
 def test_collated_is_shared(tmp_path: Path) -> None:
-    data = Collated(mixed(), collator())
+    data = CollatedExamples(mixed(), collator())
     made = trainer(start(), tmp_path, data, Objective(), keep_in_memory=True)
     made.train()
     plain = trainer(start(), tmp_path, mixed(), Objective())
@@ -59,7 +59,7 @@ def test_collated_is_shared(tmp_path: Path) -> None:
     assert logged(made) == pytest.approx(logged(plain), rel=1e-6)
     assert "teacher" not in made.data_collator([data[0]])
     assert "teacher" in trainer(start(), tmp_path, data, ALL, keep_in_memory=True).data_collator([data[0]])
-    students = Collated(mixed(), Collator(testbed.load()[1], teacher=False))
+    students = CollatedExamples(mixed(), Collator(testbed.load()[1], teacher=False))
     with pytest.raises(ValueError, match="collated without one"):
         trainer(start(), tmp_path, students, ALL, keep_in_memory=True)
 
@@ -71,4 +71,4 @@ class Changing(list[Example]):
 
 def test_what_changes_is_not_kept() -> None:
     with pytest.raises(ValueError, match="examples must stay the same"):
-        Collated(Changing(), collator())
+        CollatedExamples(Changing(), collator())

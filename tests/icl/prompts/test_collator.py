@@ -13,7 +13,7 @@ from transformers import LlavaProcessor, ProcessorMixin
 
 from icl import testbed
 from icl.data.examples import Example, Message
-from icl.prompts.chat import Role
+from icl.prompts.chat_template import Role
 from icl.prompts.collator import Collator
 from icl.testbed import tasks, vocabulary
 from tests.icl import processors

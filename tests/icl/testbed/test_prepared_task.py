@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from icl.data.examples import Example
-from icl.prompts.batches import Merge
+from icl.prompts.batches import BatchMerger
 from icl.prompts.collator import Collator
 from icl.testbed import images, load, load_task
 from icl.testbed.evaluate import on_task
@@ -55,7 +55,7 @@ def test_embeddings_stand_for_tokens_and_images(ground: Ground, teacher: bool) -
             assert torch.allclose(mine, theirs, atol=1e-4)
     assert ("teacher" in embedded[0]) is teacher
     # in one batch as one by one
-    merged = Merge(plain)([embedded[i] for i in range(6)]) if teacher else None
+    merged = BatchMerger(plain)([embedded[i] for i in range(6)]) if teacher else None
     if merged is not None:
         wanted = plain(rows)
         for role in ("student", "teacher"):

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from icl.testbed import images
 from icl.testbed.vocabulary import WORDS
-from icl.training.checkpoints import checkpoints_in, fault, newest_whole
+from icl.training.checkpoints import fault, find_newest_whole, list_checkpoints
 from icl.training.execution import train
-from icl.training.run import Run
+from icl.training.run_configuration import TrainingRun
 from tests.icl.trainers import examples, start, trainer
 
 EPOCHS = 4
@@ -37,14 +37,14 @@ def write_rows(folder: Path, name: str, first: int, count: int = 12) -> None:
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def described(**changes: Any) -> Run:
+def described(**changes: Any) -> TrainingRun:
     values: dict[str, Any] = {
         "model": "testbed", "data": {"train": "train.jsonl", "dev": "dev.jsonl", "shots": 2}, "method": "hyper_icl",
         "training": {"epochs": EPOCHS, "batch_size": 6, "learning_rate": 5e-3},
     }  # fmt: skip
     for section, change in changes.items():
         values[section] = {**values[section], **change} if section in ("data", "training") else change
-    return Run.from_dict(values)
+    return TrainingRun.from_dict(values)
 
 
 class CutError(Exception):
@@ -117,16 +117,16 @@ FILES = (
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
 def test_any_damage_leaves_the_checkpoint_before(name: str, damage: Callable[[Path], None], here: Path) -> None:
-    newest, before, *_ = checkpoints_in("cut/checkpoints")
-    assert newest_whole("cut/checkpoints") == (newest, {})
+    newest, before, *_ = list_checkpoints("cut/checkpoints")
+    assert find_newest_whole("cut/checkpoints") == (newest, {})
     damage(newest / name)
-    checkpoint, faults = newest_whole("cut/checkpoints")
+    checkpoint, faults = find_newest_whole("cut/checkpoints")
     assert checkpoint == before
     assert name in faults[newest] or name == "checksums.json"
 
 
 def test_goes_on_before_damage_to_the_same_adapter(here: Path, caplog: pytest.LogCaptureFixture) -> None:
-    newest, before, *_ = checkpoints_in("cut/checkpoints")
+    newest, before, *_ = list_checkpoints("cut/checkpoints")
     (newest / "optimizer.pt").unlink()
     steps: list[int] = []
     train(described(), "cut", lambda step, total, dev: steps.append(step))
@@ -140,7 +140,7 @@ def test_goes_on_before_damage_to_the_same_adapter(here: Path, caplog: pytest.Lo
 
 
 def test_starts_anew_where_nothing_is_whole(here: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for checkpoint in checkpoints_in("cut/checkpoints"):
+    for checkpoint in list_checkpoints("cut/checkpoints"):
         truncate(checkpoint / "adapter_model.safetensors")
     steps: list[int] = []
     train(described(), "cut", lambda step, total, dev: steps.append(step))
@@ -182,7 +182,7 @@ def test_goes_on_after_a_kill_in_the_middle_of_a_checkpoint(here: Path) -> None:
         [sys.executable, "-c", KILLED, "4"], env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    first, second = sorted(checkpoints_in("killed/checkpoints"))
+    first, second = sorted(list_checkpoints("killed/checkpoints"))
     assert fault(first) is None
     assert fault(second) is not None
     steps: list[int] = []
@@ -218,7 +218,7 @@ def test_trainer_refuses_what_is_not_whole(tmp_path: Path) -> None:
     resumed = trainer(start(), tmp_path, examples(), **settings)
     resumed.train(resume_from_checkpoint=True)
     assert [entry["step"] for entry in resumed.state.log_history if "loss" in entry] == [1, 2, 3, 4]
-    for checkpoint in checkpoints_in(tmp_path):
+    for checkpoint in list_checkpoints(tmp_path):
         (checkpoint / "optimizer.pt").unlink()
     with pytest.raises(ValueError, match=r"no whole checkpoint in .*; checkpoint-4: optimizer\.pt is missing"):
         trainer(start(), tmp_path, examples(), **settings).train(resume_from_checkpoint=True)
@@ -328,7 +328,7 @@ def test_nothing_unknown_is_written_over(here: Path) -> None:
     Path("cut/run.json").unlink()
     with pytest.raises(ValueError, match="holds checkpoints of something else"):
         train(described(), "cut")
-    assert len(list(checkpoints_in("cut/checkpoints"))) == 2
+    assert len(list(list_checkpoints("cut/checkpoints"))) == 2
     with pytest.raises(ValueError, match=r"out must be a folder, and train\.jsonl is a file"):
         train(described(), "train.jsonl")
 
@@ -336,7 +336,7 @@ def test_nothing_unknown_is_written_over(here: Path) -> None:
 def test_one_process_at_a_time(here: Path) -> None:
     with FileLock("cut/checkpoints/.lock"), pytest.raises(ValueError, match="another process is training into it"):
         train(described(), "cut")
-    assert len(list(checkpoints_in("cut/checkpoints"))) == 2
+    assert len(list(list_checkpoints("cut/checkpoints"))) == 2
 
 
 def test_a_start_in_vain_leaves_nothing(here: Path) -> None:
@@ -405,10 +405,10 @@ def record_untrained(here: Path) -> float:
     """The loss of dev of HiFICL at its start, which does next to nothing: that of the base."""
     from icl import testbed
     from icl.prompts.collator import Collator
-    from icl.training.splits import FileSplit, Show
+    from icl.training.splits import DemonstrationSettings, FileSplit
 
     model, processor = testbed.load()
-    asked = FileSplit("dev.jsonl", Show()).examples(0)
+    asked = FileSplit("dev.jsonl", DemonstrationSettings()).examples(0)
     with torch.no_grad():
         return float(model(**Collator(processor)([asked[i] for i in range(len(asked))])["student"]).loss)
 

@@ -12,13 +12,13 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from hyperbolic.plot.pictures import load_image
-from icl.data import Example, Message, content
+from icl.data import Example, Message, digest_content
 
 Role = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ChatPrompt:
     """One of an example's two prompts, cut where the query begins."""
 
     prefix: str
@@ -29,14 +29,14 @@ class Prompt:
     asked: int
     """How many are the query's."""
     contents: tuple[str, ...]
-    """What each message shows (:func:`icl.data.content`)."""
+    """What each message shows (:func:`icl.data.digest_content`)."""
 
     @property
     def text(self) -> str:
         return self.prefix + self.query
 
 
-class _Written(NamedTuple):
+class _RenderedPrompt(NamedTuple):
     """A prompt as the template writes it."""
 
     whole: str
@@ -46,7 +46,7 @@ class _Written(NamedTuple):
     contents: list[str]
 
 
-class Chat:
+class ChatTemplate:
     """The chat template of a processor, as prompts are cut by it. Errors name the example."""
 
     def __init__(self, processor: ProcessorMixin):
@@ -57,7 +57,7 @@ class Chat:
         special = "|".join(re.escape(token.content) for token in tokens if token.special)
         self._special = re.compile(special or r"(?!)")
 
-    def prompts(self, example: Example) -> tuple[Prompt, Prompt]:
+    def prompts(self, example: Example) -> tuple[ChatPrompt, ChatPrompt]:
         """The teacher's and the student's, which end with the same query."""
         where = f"example {example.id}"
         both = [self._read(example.teacher, "teacher", where)]
@@ -73,7 +73,7 @@ class Chat:
         if both[0].contents[-1] != both[1].contents[-1]:
             raise ValueError(f"{where}: the queries of teacher and student must be the same, and show other images")
         teacher, student = (
-            Prompt(
+            ChatPrompt(
                 text.whole[: len(text.whole) - shared],
                 query,
                 [image for images in text.images for image in images],
@@ -84,7 +84,7 @@ class Chat:
         )
         return teacher, student
 
-    def answer(self, example: Example, prompt: Prompt) -> str:
+    def answer(self, example: Example, prompt: ChatPrompt) -> str:
         """What the model is to say after the student's prompt, up to the token that ends its turn, if there is one."""
         assert example.answer is not None
         said = {"role": "assistant", "content": [{"type": "text", "text": example.answer}]}
@@ -100,9 +100,9 @@ class Chat:
         end = self._special.search(rest)
         return lead + answer + (rest[: end.end()] if end else "")
 
-    def _read(self, messages: Sequence[Message], role: Role, where: str) -> _Written:
+    def _read(self, messages: Sequence[Message], role: Role, where: str) -> _RenderedPrompt:
         images = [_images(message, where) for message in messages]
-        contents = [content(message, shown) for message, shown in zip(messages, images)]
+        contents = [digest_content(message, shown) for message, shown in zip(messages, images)]
         if contents[-1] in (c for c, message in zip(contents[:-1], messages) if message["role"] == "user"):
             raise ValueError(f"{where}: its query is among the {role}'s demonstrations")
         whole = self._render(messages, add_generation_prompt=True)
@@ -114,7 +114,7 @@ class Chat:
             )
         if whole.count(self.image) != sum(map(len, images)):
             raise ValueError(f"{where}: {self.image} must stand for an image, and is in a text of the {role}")
-        return _Written(whole, whole[len(before) :], images, contents)
+        return _RenderedPrompt(whole, whole[len(before) :], images, contents)
 
     def _render(self, messages: Sequence[Message], **options: Any) -> str:
         """By the template, which sees where images are but not the images, and no part that is empty."""

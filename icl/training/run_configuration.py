@@ -24,11 +24,11 @@ from icl.adapters import METHODS, AdapterConfig
 from icl.common.choices import Strategy
 from icl.common.configuration import brief, build, check_names, convert, nearest
 from icl.losses import TERMS, Objective
-from icl.training.splits import Show
+from icl.training.splits import DemonstrationSettings
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSettings:
     """Rows to learn from, and what is shown before each.
 
     Args:
@@ -36,7 +36,7 @@ class Data:
         samples: how many rows of ``train`` are used, drawn by the seed; ``None`` for all.
         shots: demonstrations that the teacher sees; ``None`` is 8, or all that a task of the testbed brings.
         strategy: how they are chosen (:func:`icl.bank.select`); "random" draws anew in every epoch.
-        pool, bank, prompt, system: of :class:`icl.training.Show`; the default pool is ``train``.
+        pool, bank, prompt, system: of :class:`icl.training.DemonstrationSettings`; the default pool is ``train``.
     """
 
     train: str
@@ -50,12 +50,12 @@ class Data:
     system: str | None = None
 
     @property
-    def show(self) -> Show:
-        return Show(self.pool or self.train, self.bank, self.prompt, self.system)
+    def demonstrations(self) -> DemonstrationSettings:
+        return DemonstrationSettings(self.pool or self.train, self.bank, self.prompt, self.system)
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSettings:
     """How it is learned, beyond the papers' defaults (:func:`icl.training.training_arguments`).
 
     Args:
@@ -93,36 +93,37 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """All that is needed to do it again.
 
-    >>> run = Run.from_dict({"model": "testbed", "data": {"train": "testbed:options"}, "method": "hyper_icl"})
+    >>> run = TrainingRun.from_dict({"model": "testbed", "data": {"train": "testbed:options"}, "method": "hyper_icl"})
     >>> run.label, run.aim.terms
     ('hyper_icl', {'ce': 0.5, 'anchor': 1.0})
-    >>> Run.from_dict({"model": "testbed", "data": {"train": "rows.jsonl"}, "method": {"name": "hificl", "token": 4}})
+    >>> method = {"name": "hificl", "token": 4}
+    >>> TrainingRun.from_dict({"model": "testbed", "data": {"train": "rows.jsonl"}, "method": method})
     Traceback (most recent call last):
     ...
     ValueError: method: there is no 'token'; did you mean tokens?
     """
 
     model: str
-    data: Data
+    data: DataSettings
     method: tuple[AdapterConfig, ...]
     objective: Objective | None = None
-    training: Training = field(default_factory=Training)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Run:
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingRun:
         """``ValueError`` names what is not known, with the nearest name, what is missing, and what is of no use."""
         check_names("run", cls, values)
         given = values["method"]
         objective = values.get("objective")
         return cls(
             convert("model", str, values["model"]),
-            build("data", Data, values["data"]),
+            build("data", DataSettings, values["data"]),
             tuple(_method(each) for each in (given if isinstance(given, list) and given else [given])),
             None if objective is None else build("objective", Objective, objective),
-            build("training", Training, {} if values.get("training") is None else values["training"]),
+            build("training", TrainingSettings, {} if values.get("training") is None else values["training"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class Run:
     @property
     def label(self) -> str:
         """What tells it from others in a table: methods, and what is not as they have it by default."""
-        label = " + ".join(label_of(config) for config in self.method)
+        label = " + ".join(describe_method(config) for config in self.method)
         if self.objective is None or self.objective == dataclasses.replace(self, objective=None).aim:
             return label
         usual = Objective()
@@ -156,11 +157,11 @@ class Run:
         return f"{label}, {' '.join(weights + others)}"
 
 
-def label_of(config: AdapterConfig) -> str:
+def describe_method(config: AdapterConfig) -> str:
     """The method, and the fields that are not as it has them by default.
 
     >>> from icl.adapters import HyperICLConfig
-    >>> label_of(HyperICLConfig(rank=2))
+    >>> describe_method(HyperICLConfig(rank=2))
     'hyper_icl rank=2'
     """
     changed = [f for f in fields(config) if getattr(config, f.name) != f.default]
@@ -168,17 +169,19 @@ def label_of(config: AdapterConfig) -> str:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """What a run's file says, for :meth:`Run.from_dict`."""
+    """What a run's file says, for :meth:`TrainingRun.from_dict`."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: a run must have {', '.join(f.name for f in fields(Run))}, got {brief(values)}")
+        raise ValueError(
+            f"{path}: a run must have {', '.join(f.name for f in fields(TrainingRun))}, got {brief(values)}"
+        )
     return values
 
 
-def overruled(values: dict[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def override_settings(values: dict[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The values of a run's file, and in their place those of options, by section, that are not ``None``.
 
     ``ValueError`` for a section of the file that has no fields.
