@@ -8,7 +8,8 @@ from icl.adapters.base import AdapterConfig as AdapterConfig
 from icl.adapters.container import Adapters as Adapters
 from icl.adapters.container import attach as attach
 from icl.adapters.container import attached as attached
-from icl.adapters.fitted import fit as fit
+from icl.adapters.fitting import fit as fit
+from icl.adapters.forward_pass import PromptLayout as PromptLayout
 from icl.adapters.methods.function_vector import FunctionVectorConfig as FunctionVectorConfig
 from icl.adapters.methods.hierarchy_bias import HierarchyBias as HierarchyBias
 from icl.adapters.methods.hierarchy_bias import HierarchyBiasConfig as HierarchyBiasConfig
@@ -19,7 +20,6 @@ from icl.adapters.methods.live import LIVEConfig as LIVEConfig
 from icl.adapters.methods.lora import LoRAConfig as LoRAConfig
 from icl.adapters.methods.mimic import MimICConfig as MimICConfig
 from icl.adapters.methods.task_vector import TaskVectorConfig as TaskVectorConfig
-from icl.adapters.passes import Prompt as Prompt
 from icl.adapters.storage import CONFIG_FILE as CONFIG_FILE
 from icl.adapters.storage import WEIGHTS_FILE as WEIGHTS_FILE
 from icl.adapters.storage import count_parameters as count_parameters

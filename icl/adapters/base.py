@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.passes import Pass, Place
-from icl.attention import Decoder, DecoderLayer, Prefix, Shape
+from icl.adapters.forward_pass import ForwardPass, HookPoint
+from icl.attention import Decoder, DecoderLayer, LayerShape, Prefix
 from icl.common.configuration import brief, build
 from icl.losses import Objective
 
@@ -23,14 +23,14 @@ METHODS: dict[str, type[AdapterConfig]] = {}
 _NUMBERS = count()
 
 
-class Layer(nn.Module):
+class AdapterLayer(nn.Module):
     """What an adapter does at one layer of the decoder: nothing, until a method overrides one of these."""
 
     sees_rotation = False
     """Whether the layer looks at queries or keys by themselves, and so sees the positions that they were rotated by."""
     needs_end = False
     """Whether the layer acts at the end of the prompt alone, so that a pass must know where that is."""
-    places: frozenset[Place] = frozenset()
+    places: frozenset[HookPoint] = frozenset()
     """What the layer hooks itself, and has to be reached in every pass that uses it."""
 
     def transform_query(self, query: Tensor, scaling: float) -> Tensor:
@@ -45,7 +45,7 @@ class Layer(nn.Module):
     def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
         return output
 
-    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
+    def residual(self, hidden: Tensor, step: ForwardPass) -> Tensor:
         """The output of the decoder layer (B, T, D), changed."""
         return hidden
 
@@ -74,7 +74,7 @@ class AdapterConfig:
     def build(self, decoder: Decoder) -> Adapter:
         return Adapter(self, decoder)
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         raise TypeError(f"attach: {type(self).__name__} has no layers of its own")
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,17 +127,17 @@ class Adapter(nn.Module):
         super().__init__()
         self.config = config
         self.key = f"{config.method} {next(_NUMBERS)}"
-        """By which :attr:`Pass.notes` are the adapter's."""
+        """By which :attr:`ForwardPass.notes` are the adapter's."""
         self.layers = nn.ModuleDict()
         for target in config.chosen(decoder):
             self.layers[str(target.index)] = config.layer(target.shape).to(target.device, torch.float32)
 
-    def at(self, index: int) -> Layer | None:
-        return cast("Layer | None", self.layers._modules.get(str(index)))
+    def at(self, index: int) -> AdapterLayer | None:
+        return cast("AdapterLayer | None", self.layers._modules.get(str(index)))
 
-    def acting(self) -> Iterable[Layer]:
+    def acting(self) -> Iterable[AdapterLayer]:
         """All of its layers."""
-        return (cast(Layer, layer) for layer in self.layers.values())
+        return (cast(AdapterLayer, layer) for layer in self.layers.values())
 
     def install(self, adapters: Adapters) -> None:
         """Called on attaching, as :meth:`uninstall` is on removal: for methods that stand elsewhere than in layers."""

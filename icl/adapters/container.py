@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from icl.adapters import hooks
-from icl.adapters.base import Adapter, AdapterConfig, Layer
-from icl.adapters.passes import Local, Names, Pass, Place, Prompt, Running
-from icl.adapters.record import Record
+from icl.adapters.activations import ActivationRecord
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
+from icl.adapters.forward_pass import AdapterNames, ForwardPass, HookPoint, PassTracker, PromptLayout, ScopedValues
 from icl.adapters.storage import read_adapter, restore_adapter, save_adapter
-from icl.attention import ATTENTION_NAMES, Decoder, Scores, base_of, has_site, internals, put_site, remove_site
+from icl.attention import ATTENTION_NAMES, AttentionScores, Decoder, base_of, has_site, internals, put_site, remove_site
 
 
 def attach(model: nn.Module, config: AdapterConfig | Sequence[AdapterConfig], name: str = "default") -> Adapters:
@@ -72,8 +72,8 @@ class Adapters(nn.Module):
 
     model: Any
     decoder: Decoder
-    local: Local
-    running: Running
+    scoped: ScopedValues
+    passes: PassTracker
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -88,8 +88,8 @@ class Adapters(nn.Module):
         # Not as submodules: the model holds these, and holds us.
         self.__dict__.update(model=model, decoder=decoder)
         self.loaded = nn.ModuleDict()
-        self.local, self.running = Local(), Running([Pass()])
-        self._requests: Sequence[Names] = ((),)
+        self.scoped, self.passes = ScopedValues(), PassTracker([ForwardPass()])
+        self._requests: Sequence[AdapterNames] = ((),)
         self._peft = internals.wrapped_by_peft(model)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         for p in self._trainable:
@@ -120,11 +120,11 @@ class Adapters(nn.Module):
     # Which are there, and which are in use.
 
     @property
-    def names(self) -> Names:
+    def names(self) -> AdapterNames:
         return tuple(self.loaded)
 
     @property
-    def active(self) -> Names | list[Names]:
+    def active(self) -> AdapterNames | list[AdapterNames]:
         """Names in use; a list of them, one entry a request, inside ``use(rows=...)``."""
         requests = self.requests()
         return requests[0] if len(requests) == 1 else list(requests)
@@ -151,9 +151,9 @@ class Adapters(nn.Module):
         """Use these from now on, together; none if there are none. Inside a :meth:`use` until it ends."""
         self._choose(self._checked([tuple(names)]))
 
-    def _choose(self, requests: Sequence[Names]) -> None:
-        if self.local.has("requests"):
-            self.local.assign("requests", requests)
+    def _choose(self, requests: Sequence[AdapterNames]) -> None:
+        if self.scoped.has("requests"):
+            self.scoped.assign("requests", requests)
         else:
             self._requests = requests
 
@@ -171,7 +171,7 @@ class Adapters(nn.Module):
             raise ValueError("use: give names for all requests, or rows with one choice a request, not both")
         else:
             requests = self._checked([(row,) if isinstance(row, str) else tuple(row or ()) for row in rows])
-        with self.local.setting("requests", requests, by="use"):
+        with self.scoped.setting("requests", requests, by="use"):
             yield
 
     def off(self) -> Any:
@@ -187,7 +187,7 @@ class Adapters(nn.Module):
         """
         if length < 1:
             raise ValueError(f"prompt: length must be at least 1, got {length}")
-        with self.local.setting("prompt", Prompt(length), by="prompt"):
+        with self.scoped.setting("prompt", PromptLayout(length), by="prompt"):
             yield
 
     def remove(self, name: str) -> None:
@@ -221,7 +221,7 @@ class Adapters(nn.Module):
         finally:
             self.model._modules[self.KEY] = self
 
-    def _checked(self, requests: list[Names]) -> Sequence[Names]:
+    def _checked(self, requests: list[AdapterNames]) -> Sequence[AdapterNames]:
         for name in {name for request in requests for name in request}:
             self._known(name)
         return tuple(requests)
@@ -230,9 +230,9 @@ class Adapters(nn.Module):
         if name not in self.loaded:
             raise ValueError(f"adapters: there is no {name!r}, but {', '.join(self.names) or 'none'}")
 
-    def requests(self) -> Sequence[Names]:
+    def requests(self) -> Sequence[AdapterNames]:
         """What is in use here, by request, without what has been removed since."""
-        requests: Sequence[Names] = self.local.get("requests", self._requests)
+        requests: Sequence[AdapterNames] = self.scoped.get("requests", self._requests)
         return [tuple(name for name in request if name in self.loaded) for request in requests]
 
     def needs_end(self) -> bool:
@@ -243,15 +243,15 @@ class Adapters(nn.Module):
     # What layers see.
 
     @property
-    def step(self) -> Pass:
+    def step(self) -> ForwardPass:
         """The pass that runs in this thread, or ran last."""
-        return self.running.now
+        return self.passes.now
 
-    def new_pass(self) -> Pass:
+    def new_pass(self) -> ForwardPass:
         """A pass with what is in use here. ``ValueError`` where adapters have been frozen or moved under it."""
-        self.local.check()
+        self.scoped.check()
         requests = self.requests()
-        if self.local.get("prompt") is not None and requests != (before := self.local.get("requests", requests)):
+        if self.scoped.get("prompt") is not None and requests != (before := self.scoped.get("requests", requests)):
             lost = {name for request in before for name in request} - set(self.names)
             if lost:
                 raise ValueError(f"adapters: {', '.join(sorted(lost))} was removed while it was in use by generate")
@@ -262,8 +262,8 @@ class Adapters(nn.Module):
             for each in self.decoder.layers
         ]
         self._usable([part for part, _ in parts])
-        notes = {part.key: note for part, _ in parts if (note := self.local.get(part.key)) is not None}
-        return Pass(requests, plan if parts else (), notes, self.local.get("record"))
+        notes = {part.key: note for part, _ in parts if (note := self.scoped.get(part.key)) is not None}
+        return ForwardPass(requests, plan if parts else (), notes, self.scoped.get("record"))
 
     def _usable(self, parts: Sequence[Adapter]) -> None:
         parameters = [p for part in parts for p in part.parameters()]
@@ -279,9 +279,9 @@ class Adapters(nn.Module):
                 "then attach to what it returns"
             )
 
-    def expected(self, running: Pass) -> set[Place]:
+    def expected(self, running: ForwardPass) -> set[HookPoint]:
         """What has to be reached in a pass: attention and the layers around it, and what methods hook themselves."""
-        places: set[Place] = set()
+        places: set[HookPoint] = set()
         for layer in self.decoder.layers:
             if layer.attention is not None:
                 places |= {("layer", layer.index), ("attention", layer.index)}
@@ -293,14 +293,14 @@ class Adapters(nn.Module):
     @contextmanager
     def record(
         self, *, hidden: bool | Tensor = True, heads: bool = False, attention: Tensor | None = None
-    ) -> Iterator[Record]:
-        """What the layers put out in the passes inside the block: see :class:`Record`. The last pass stays."""
-        kept = Record(hidden, heads, attention)
-        with self.local.setting("record", kept):
+    ) -> Iterator[ActivationRecord]:
+        """Record what the layers put out in the passes inside the block; the last pass stays."""
+        kept = ActivationRecord(hidden, heads, attention)
+        with self.scoped.setting("record", kept):
             try:
                 yield kept
             finally:
-                self.running.forget(kept)
+                self.passes.forget(kept)
 
     def save_pretrained(self, path: str | Path, name: str = "default") -> None:
         """Write configuration and weights of one adapter to the folder ``path``, files named as peft does."""
@@ -337,8 +337,8 @@ class _Site:
         model: nn.Module = self.adapters.model
         return model
 
-    def uses(self, query: Tensor, key: Tensor) -> list[tuple[Layer, Tensor | None]]:
-        now, heads = self.adapters.running.now, self.adapters.decoder.layers[self.index].shape
+    def uses(self, query: Tensor, key: Tensor) -> list[tuple[AdapterLayer, Tensor | None]]:
+        now, heads = self.adapters.passes.now, self.adapters.decoder.layers[self.index].shape
         now.reached.add(("attention", self.index))
         if query.ndim != 4 or (query.shape[1], query.shape[3]) != (heads.heads, heads.head_dim):
             raise internals.incompatible(
@@ -352,7 +352,7 @@ class _Site:
             )
         return now.uses(self.index, len(query), query.device)
 
-    def observe(self, scores: Scores, output: Tensor) -> None:
-        record = self.adapters.running.now.record
+    def observe(self, scores: AttentionScores, output: Tensor) -> None:
+        record = self.adapters.passes.now.record
         if record is not None:
             record.attention_of(self.index, scores, output)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from icl.adapters.passes import Prompt, left_padding
+from icl.adapters.forward_pass import PromptLayout, left_padding
 from icl.attention import internals
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _generate(adapters: Adapters, generate: Callable[..., Any], *args: Any, **kw
 
     What is in use is what was when it began, until it ends.
     """
-    adapters.local.check()
+    adapters.scoped.check()
     given = internals.arguments(generate, args, kwargs)
     tokens = given.get("inputs_embeds")
     for name in ("inputs", "input_ids"):
@@ -96,22 +96,22 @@ def _generate(adapters: Adapters, generate: Callable[..., Any], *args: Any, **kw
         )
     if tokens is None:
         # as generate itself starts, from the token that begins a text
-        prompt = Prompt(1)
+        prompt = PromptLayout(1)
     else:
         mask = given.get(internals.MASK)
         if mask is None and tokens.ndim == 2:
             mask = internals.inferred_mask(adapters.model, given, tokens)
-        prompt = Prompt.of(tokens.shape[1], mask)
+        prompt = PromptLayout.from_mask(tokens.shape[1], mask)
     with (
-        adapters.local.setting("prompt", prompt),
-        adapters.local.setting("requests", adapters.requests()),
+        adapters.scoped.setting("prompt", prompt),
+        adapters.scoped.setting("requests", adapters.requests()),
     ):
         return generate(*args, **kwargs)
 
 
 def _prepare(adapters: Adapters, prepare: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What ``generate`` calls before each pass, also one that was taken from the model before adapters were there."""
-    if adapters.local.get("prompt") is None and adapters.needs_end():
+    if adapters.scoped.get("prompt") is None and adapters.needs_end():
         raise ValueError(
             "generate: it was taken from the model or its class before adapters were attached, and does not tell where "
             "the prompt ends: call model.generate"
@@ -147,11 +147,11 @@ _METHODS: dict[str, Callable[..., Any]] = {
 
 
 def _before_model(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    adapters.running.call = internals.named(module, args, kwargs)
+    adapters.passes.call = internals.named(module, args, kwargs)
 
 
 def _after_model(adapters: Adapters, module: nn.Module, args: Any, output: Any) -> None:
-    call, adapters.running.call = adapters.running.call, None
+    call, adapters.passes.call = adapters.passes.call, None
     if call is not None and output is not None:  # nothing comes out where an error was raised
         raise internals.incompatible(module, "it ran without a call of its decoder")
 
@@ -165,7 +165,7 @@ def _start(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict[str, A
     """Start a pass, and return the positions of its tokens where the model would take others for padded rows."""
     adapters.intercept()
     given = internals.named(module, args, kwargs)
-    call, adapters.running.call = adapters.running.call, None
+    call, adapters.passes.call = adapters.passes.call, None
     tokens = next((given[name] for name in internals.TOKENS if given.get(name) is not None), None)
     if tokens is None:
         raise internals.incompatible(module, f"it was called without {' or '.join(internals.TOKENS)}")
@@ -173,11 +173,11 @@ def _start(adapters: Adapters, module: nn.Module, args: Any, kwargs: dict[str, A
     batch, length = tokens.shape[:2]
     started = adapters.new_pass()
     started.batch, started.past, started.cached = batch, internals.cached_tokens(cache), cache is not None
-    adapters.running.start(started)
+    adapters.passes.start(started)
     told = {"tokens": tokens, **_told(call or given, batch, length)}
-    prompt: Prompt | None = adapters.local.get("prompt")
+    prompt: PromptLayout | None = adapters.scoped.get("prompt")
     if prompt is not None and not prompt.masked and "mask" in told:
-        prompt = Prompt.of(prompt.length, told["mask"])
+        prompt = PromptLayout.from_mask(prompt.length, told["mask"])
     ended = getattr(cache, _ENDED, None)
     # A cache may have been emptied, or cut back to before that place.
     started.place(batch, length, prompt, told, None if ended is None or ended > started.past else ended)
@@ -217,7 +217,7 @@ def _positions(
     decoder: nn.Module,
     given: Mapping[str, Any],
     past: int,
-    prompt: Prompt | None,
+    prompt: PromptLayout | None,
     told: Mapping[str, Tensor],
 ) -> Tensor | None:
     """(B, T), counted from the first token of each row, where the decoder would count from the padding before it.
@@ -248,7 +248,7 @@ def _positions(
     return (counted - padding.to(device)[:, None]).clamp(min=0)
 
 
-def _counts_padding(positions: Tensor, counted: Tensor, padding: int, past: int, prompt: Prompt | None) -> bool:
+def _counts_padding(positions: Tensor, counted: Tensor, padding: int, past: int, prompt: PromptLayout | None) -> bool:
     """Whether the positions of a single row are counted from its padding, and not from its first token."""
     if past == 0 and len(positions) > 1:
         # else those of the padding are all the same
@@ -279,7 +279,7 @@ def _after_layer(adapters: Adapters, index: int, module: nn.Module, args: Any, o
         raise internals.incompatible(
             adapters.model, f"its layer {index} puts out {kind} where hidden states (B, T, D) belong"
         )
-    now = adapters.running.now
+    now = adapters.passes.now
     now.reached.add(("layer", index))
     changed = hidden
     for layer, rows in now.uses(index, len(hidden), hidden.device):
@@ -295,7 +295,7 @@ def _after_layer(adapters: Adapters, index: int, module: nn.Module, args: Any, o
 
 
 def _after_decoder(adapters: Adapters, module: nn.Module, args: Any, output: Any) -> None:
-    now = adapters.running.now
+    now = adapters.passes.now
     if (now.plan or now.record is not None) and (missing := sorted(adapters.expected(now) - now.reached)):
         kind, index = missing[0]
         raise internals.incompatible(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from icl.adapters.base import Adapter, AdapterConfig
-from icl.attention import Decoder, Shape
+from icl.attention import Decoder, LayerShape
 from icl.common.configuration import brief
 from icl.common.files import read_json, same_format, write_text
 
@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _check_base(file: Path, base: Any) -> None:
     """``ValueError`` for what is not as :meth:`icl.attention.Decoder.fingerprint` describes a base."""
-    sizes = {"architecture": str, "layers": int} | {f.name: int for f in fields(Shape)}
+    sizes = {"architecture": str, "layers": int} | {f.name: int for f in fields(LayerShape)}
     if not isinstance(base, dict) or not all(type(base.get(name)) is kind for name, kind in sizes.items()):
         raise ValueError(f"from_pretrained: {file} must describe its base by {', '.join(sizes)}, got {brief(base)}")
     samples = base.get("values")

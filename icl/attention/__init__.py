@@ -10,16 +10,16 @@ from icl.common.lazy import attach
 if TYPE_CHECKING:
     from icl.attention.decoder import Decoder as Decoder
     from icl.attention.decoder import DecoderLayer as DecoderLayer
-    from icl.attention.decoder import Shape as Shape
-    from icl.attention.models import identity as identity
+    from icl.attention.decoder import LayerShape as LayerShape
     from icl.attention.models import load_model as load_model
+    from icl.attention.models import model_identity as model_identity
     from icl.attention.primitives import ATTENTION_NAMES as ATTENTION_NAMES
-    from icl.attention.primitives import Site as Site
+    from icl.attention.primitives import AttentionSite as AttentionSite
     from icl.attention.primitives import base_of as base_of
     from icl.attention.primitives import has_site as has_site
     from icl.attention.primitives import put_site as put_site
     from icl.attention.primitives import remove_site as remove_site
+    from icl.attention.scores import AttentionScores as AttentionScores
     from icl.attention.scores import Prefix as Prefix
-    from icl.attention.scores import Scores as Scores
 
 __getattr__, __dir__, __all__ = attach(__name__)

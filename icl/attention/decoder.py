@@ -18,7 +18,7 @@ _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
 
 
 @dataclass(frozen=True)
-class Shape:
+class LayerShape:
     """Query heads, their width, and the width of the residual stream."""
 
     heads: int
@@ -33,7 +33,7 @@ class DecoderLayer:
     module: nn.Module
     attention: nn.Module | None
     """Softmax attention among the tokens of the prompt; ``None`` in layers that have another kind, or none."""
-    shape: Shape
+    shape: LayerShape
     """Of the attention, or of that in other layers where this one has none."""
 
     @property
@@ -125,5 +125,5 @@ def _attentions(layer: nn.Module) -> list[nn.Module]:
     return [module for module in layer.modules() if internals.is_self_attention(module)]
 
 
-def _shape(attention: Any) -> Shape:
-    return Shape(*internals.heads_of(attention), attention.config.hidden_size)
+def _shape(attention: Any) -> LayerShape:
+    return LayerShape(*internals.heads_of(attention), attention.config.hidden_size)

@@ -50,7 +50,7 @@ def load_model(name: str) -> tuple[Any, Any]:
 _READ = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 
-def identity(name: str) -> str | None:
+def model_identity(name: str) -> str | None:
     """Return what tells the model of this name from another that took its place, without loading it.
 
     A digest of all bytes of its files, or the commit of a model of the hub. ``None`` for one of the hub that is not on

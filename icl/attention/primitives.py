@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from icl.attention import internals
-from icl.attention.scores import Base, Prefix, Scores, Seen
+from icl.attention.scores import AttentionFunction, AttentionScores, ModuleView, Prefix
 
 # transformers looks for the names of its own functions inside ours, so ours hold none of them.
 ATTENTION_NAMES = {
@@ -35,7 +35,7 @@ ATTENTION_NAMES = {
 _SITE = "_icl_site"
 
 
-class Primitives(Protocol):
+class AttentionPrimitives(Protocol):
     """What a layer of an adapter may do to attention. ``rows`` (B,) says for which requests, ``None`` for all."""
 
     def transform_query(self, query: Tensor, scaling: float) -> Tensor:
@@ -50,21 +50,21 @@ class Primitives(Protocol):
         """The output (B, T, H, dv), shifted. ``mass`` takes log-scores (B, H, T) to their share of the softmax."""
 
 
-class Site(Protocol):
+class AttentionSite(Protocol):
     """Stands on an attention module, and knows which layers of which adapters are in use."""
 
     @property
     def model(self) -> nn.Module:
         """Named in errors."""
 
-    def uses(self, query: Tensor, key: Tensor) -> Sequence[tuple[Primitives, Tensor | None]]:
+    def uses(self, query: Tensor, key: Tensor) -> Sequence[tuple[AttentionPrimitives, Tensor | None]]:
         """Raises ``IncompatibleModelError`` if these are not what attention of this layer gets."""
 
-    def observe(self, scores: Scores, output: Tensor) -> None:
+    def observe(self, scores: AttentionScores, output: Tensor) -> None:
         """Sees what went into the softmax and what came out, (B, T, H, dv)."""
 
 
-def put_site(module: nn.Module, site: Site) -> None:
+def put_site(module: nn.Module, site: AttentionSite) -> None:
     """Make room for adapters on an attention module. Not a submodule: the model's own parameters stay what they are."""
     module.__dict__[_SITE] = site
 
@@ -73,9 +73,9 @@ def has_site(module: nn.Module) -> bool:
     return _SITE in module.__dict__
 
 
-def remove_site(module: nn.Module) -> Site | None:
+def remove_site(module: nn.Module) -> AttentionSite | None:
     """Who had been put there."""
-    site: Site | None = module.__dict__.pop(_SITE, None)
+    site: AttentionSite | None = module.__dict__.pop(_SITE, None)
     return site
 
 
@@ -87,10 +87,10 @@ def base_of(name: str) -> str:
     raise ValueError(f"attention: adapters run on {', '.join(ATTENTION_NAMES)}, and this model is set to {name!r}")
 
 
-def _stock(name: str, module: nn.Module) -> tuple[Base, Any]:
+def _stock(name: str, module: nn.Module) -> tuple[AttentionFunction, Any]:
     """The function that transformers would have called, and the module as it would have seen it."""
     # Only flash asks which of its kinds it is.
-    seen = Seen(module, config=internals.ConfigFor(module.config, name)) if "flash" in name else module
+    seen = ModuleView(module, config=internals.ConfigFor(module.config, name)) if "flash" in name else module
     return internals.stock_attention(name, module), seen
 
 
@@ -104,7 +104,7 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     base, seen = _stock(name, module)
-    site: Site | None = module.__dict__.get(_SITE)
+    site: AttentionSite | None = module.__dict__.get(_SITE)
     if site is None:
         return base(seen, query, key, value, attention_mask, **kwargs)
     uses = site.uses(query, key)
@@ -112,7 +112,7 @@ def _attention(
     original = query
     for layer, rows in uses:
         query = _chosen(layer.transform_query(query, scaling), query, rows)
-    scores = Scores(name, base, seen, query, key, value, attention_mask, kwargs)
+    scores = AttentionScores(name, base, seen, query, key, value, attention_mask, kwargs)
     if (wrong := scores.wrong_mask()) is not None:
         raise internals.incompatible(site.model, f"attention gets a mask that is {wrong}")
     prefixes = []
@@ -143,7 +143,9 @@ def _chosen(new: Tensor, old: Tensor, rows: Tensor | None) -> Tensor:
     return new if rows is None else torch.where(rows[:, None, None, None], new, old)
 
 
-def _with_prefixes(scores: Scores, prefixes: list[tuple[Prefix, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+def _with_prefixes(
+    scores: AttentionScores, prefixes: list[tuple[Prefix, Tensor | None]]
+) -> tuple[Tensor, Tensor | None]:
     """Attention with all virtual keys in one softmax, as one prompt in front of them would do it."""
     if not prefixes:
         return scores.attend()

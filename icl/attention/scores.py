@@ -16,7 +16,7 @@ from icl.attention import internals
 # Flash kernels take widths of whole multiples of it.
 _WIDTH = 8
 
-Base = Callable[..., tuple[Tensor, Tensor | None]]
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Prefix:
     added: bool = False
 
 
-class Seen:
+class ModuleView:
     """An attention module as a function of transformers should see it for one call."""
 
     def __init__(self, module: nn.Module, **attributes: Any):
@@ -44,11 +44,11 @@ class Seen:
 
 
 @dataclass
-class Scores:
+class AttentionScores:
     """What goes into one softmax, and who computes it: queries (B, H, T, dh), keys, values (B, Hkv, Tk, .), a mask."""
 
     name: str
-    base: Base
+    base: AttentionFunction
     module: Any
     query: Tensor
     key: Tensor
@@ -56,10 +56,10 @@ class Scores:
     mask: Any
     kwargs: dict[str, Any]
 
-    def replace(self, **changes: Any) -> Scores:
-        return Scores(**{**vars(self), **changes})
+    def replace(self, **changes: Any) -> AttentionScores:
+        return AttentionScores(**{**vars(self), **changes})
 
-    def biased(self, left: Tensor, right: Tensor) -> Scores:
+    def biased(self, left: Tensor, right: Tensor) -> AttentionScores:
         """With columns that add left right' to q k'."""
         heads = self.key.shape[1]
         width = -left.shape[-1] % _WIDTH
@@ -195,7 +195,7 @@ class Scores:
             torch.cat([virtual.expand(B, -1, -1, -1), real[:, :, :keys].repeat_interleave(groups, 1)], 2)
             for virtual, real in ((virtual_key, self.key), (virtual_value, self.value))
         )
-        module = Seen(self.module, num_key_value_groups=1)
+        module = ModuleView(self.module, num_key_value_groups=1)
         query = self.query
         if keys == T > 1 and (triangle or flash):
             # As many queries before the others keep the triangle of "causal" a triangle, which needs no mask.

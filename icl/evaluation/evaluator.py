@@ -23,7 +23,7 @@ from icl.evaluation.cost import Inputs, cost, greedy
 from icl.evaluation.measured import Cell, Cost, Distances
 from icl.evaluation.metrics.scoring import METRICS, References, check_references
 from icl.evaluation.results import Results
-from icl.losses import Losses, Objective, Query
+from icl.losses import Objective, ObjectiveLoss, QueryTokens
 from icl.prompts import IGNORED, Collator, Role
 from icl.training import Teacher, fingerprint, observe_states
 
@@ -193,14 +193,14 @@ class Evaluation:
         temporary = adapters is None
         if adapters is None:
             adapters = Adapters(self.model)
-        losses = Losses(_DISTANCES, adapters.decoder.layers[0].shape.width).eval()
+        losses = ObjectiveLoss(_DISTANCES, adapters.decoder.layers[0].shape.width).eval()
         teacher = Teacher(adapters, _DISTANCES)
         sums, count = torch.zeros(len(_DISTANCES.terms)), 0
         try:
             with self._evaluating():
                 for batch in _batches(examples, self.batch_size, _COMPARED):
                     inputs = _on(self.collator(batch), self.model)
-                    query = Query.of(inputs)
+                    query = QueryTokens.from_batch(inputs)
                     taught = teacher(self.model, inputs, query)
                     with adapters.use(*([adapter] if adapter else [])), ExitStack() as stack:
                         seen = observe_states(self.model, adapters, inputs, "student", query, _DISTANCES, False, stack)

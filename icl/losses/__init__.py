@@ -10,10 +10,10 @@ from icl.common.lazy import attach
 
 if TYPE_CHECKING:
     from icl.losses.objective import TERMS as TERMS
-    from icl.losses.objective import Losses as Losses
+    from icl.losses.objective import ModelStates as ModelStates
     from icl.losses.objective import Objective as Objective
-    from icl.losses.objective import Query as Query
-    from icl.losses.objective import Seen as Seen
+    from icl.losses.objective import ObjectiveLoss as ObjectiveLoss
+    from icl.losses.objective import QueryTokens as QueryTokens
     from icl.losses.outputs import answer_cross_entropy as answer_cross_entropy
     from icl.losses.outputs import answer_positions as answer_positions
     from icl.losses.outputs import attention_kl as attention_kl

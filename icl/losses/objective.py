@@ -93,7 +93,7 @@ class Objective:
         return not set(_OF_STATES).isdisjoint(self.terms)
 
 
-class Query(NamedTuple):
+class QueryTokens(NamedTuple):
     """The tokens of a batch (:class:`icl.prompts.Collator`) that losses are taken at.
 
     ``aligned`` (B, S) are the tokens of query and answer, which both prompts end with. Of these the P at ``window``
@@ -107,7 +107,7 @@ class Query(NamedTuple):
     labels: Tensor
 
     @classmethod
-    def of(cls, batch: Mapping[str, Any]) -> Query:
+    def from_batch(cls, batch: Mapping[str, Any]) -> QueryTokens:
         aligned, predicts = batch["aligned"], batch["predicts"]
         steps = predicts.sum(1, keepdim=True)
         offset = torch.arange(int(steps.max()) + 1, device=predicts.device)
@@ -117,8 +117,8 @@ class Query(NamedTuple):
         return cls(aligned, window, offset < steps, labels.masked_fill((offset > steps) | (offset == 0), IGNORED))
 
 
-class Seen(NamedTuple):
-    """What a pass through the model puts out at the tokens of a :class:`Query`, as far as losses want it.
+class ModelStates(NamedTuple):
+    """What a pass through the model puts out at the tokens of a :class:`QueryTokens`, as far as losses want it.
 
     By layer, ``hidden`` (B, S, D) and the ``attention`` of the S tokens on each other (B, H, S, S); and ``logits`` at
     the window (B, P, V). What is asked of a teacher is the same.
@@ -129,24 +129,24 @@ class Seen(NamedTuple):
     logits: Tensor | None
 
 
-class Losses(nn.Module):
+class ObjectiveLoss(nn.Module):
     """The terms of an objective, each an average, with the parameters of those that are learned."""
 
     def __init__(self, objective: Objective, width: int):
         super().__init__()
         self.objective = objective
-        self.of_states = nn.ModuleDict(
+        self.state_losses = nn.ModuleDict(
             {name: _state_loss(name, objective, width) for name in _OF_STATES if name in objective.terms}
         )
 
-    def forward(self, student: Seen, teacher: Seen | None, query: Query) -> dict[str, Tensor]:
+    def forward(self, student: ModelStates, teacher: ModelStates | None, query: QueryTokens) -> dict[str, Tensor]:
         found = {}
         if self.objective.ce:
             assert student.logits is not None
             found["ce"] = answer_cross_entropy(student.logits, query.labels)
         if teacher is None:
             return found
-        for name, loss in self.of_states.items():
+        for name, loss in self.state_losses.items():
             found[name] = loss(student.hidden, teacher.hidden, query.aligned)
         if self.objective.logits:
             assert student.logits is not None

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from hyperbolic.version import __version__
 from icl.adapters import Adapters, attach
-from icl.attention import identity, internals, load_model
+from icl.attention import internals, load_model, model_identity
 from icl.bank import Demonstrated
 from icl.data import format_query
 from icl.prompts import Collator
@@ -68,7 +68,7 @@ def train(run: TrainingRun, out: str | Path, on_step: Step | None = None) -> dic
     fitted = all(config.fitted for config in run.method)
     shots = run.data.shots if run.aim.needs_teacher or fitted else 0
     examples = {part: split.examples(shots, run.data.strategy, seed) for part, split in splits.items()}
-    digests = {part: split.digest(seed) for part, split in splits.items()} | {"model": identity(run.model)}
+    digests = {part: split.digest(seed) for part, split in splits.items()} | {"model": model_identity(run.model)}
     if shots != 0 and run.data.pool not in (None, run.data.train):
         digests["pool"] = open_split(str(run.data.pool), "train", run.data.demonstrations).digest(seed)
     if isinstance(examples["train"], Demonstrated) and (chosen := examples["train"].choice) is not None:
@@ -90,7 +90,7 @@ def train(run: TrainingRun, out: str | Path, on_step: Step | None = None) -> dic
         if hasattr(processor, "check_words"):  # the testbed's: all words at once, before any is learned
             processor.check_words(_texts(splits.values()))
         if digests["model"] is None:  # of the hub, and here only now
-            digests["model"] = identity(run.model)
+            digests["model"] = model_identity(run.model)
             check_unchanged(record, run, digests, out)
         adapters = attach(model, run.method)
         record["digests"] = digests

@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from icl.adapters import Adapters, Prompt, attached
+from icl.adapters import Adapters, PromptLayout, attached
 from icl.attention import internals
 from icl.common.files import digest
-from icl.losses import Objective, Query, Seen
+from icl.losses import ModelStates, Objective, QueryTokens
 
 FORMAT = 2
 # What the teacher makes of an example.
@@ -39,11 +39,11 @@ def observe_states(
     adapters: Adapters,
     batch: Mapping[str, Any],
     role: str,
-    query: Query,
+    query: QueryTokens,
     objective: Objective,
     logits: bool,
     stack: ExitStack,
-) -> Seen:
+) -> ModelStates:
     """What the pass of ``model`` over the prompts of "student" or "teacher" puts out at the query.
 
     ``model`` is that of the adapters, or wraps it. Logits are computed at the window alone, or at one token if none
@@ -59,8 +59,8 @@ def observe_states(
     hidden: bool | Tensor = positions if objective.compares_states else False
     attention = positions if objective.attention else None
     # where the first token of the answer is read from, which labels would tell
-    prompt = Prompt(inputs["attention_mask"].shape[1], places[:, 0], masked=True)
-    stack.enter_context(adapters.local.setting("prompt", prompt))
+    prompt = PromptLayout(inputs["attention_mask"].shape[1], places[:, 0], masked=True)
+    stack.enter_context(adapters.scoped.setting("prompt", prompt))
     record = stack.enter_context(adapters.record(hidden=hidden, attention=attention))
     found: Tensor = model(**inputs, use_cache=False).logits
     if not keeps:
@@ -74,7 +74,7 @@ def observe_states(
     states = [record.hidden[i].to(positions.device) for i in layers if objective.compares_states]
     weights = [record.attention[i].to(positions.device) for i in layers if objective.attention]
     columns = positions[:, None, None]
-    return Seen(states, [w.take_along_dim(columns, 3) for w in weights], found if logits else None)
+    return ModelStates(states, [w.take_along_dim(columns, 3) for w in weights], found if logits else None)
 
 
 @cached
@@ -108,7 +108,7 @@ class Teacher:
         """Have the base looked at before the next pass, whose weights may be others than at the last one."""
         self._name, self._stamp = "", list[tuple[int, int]]()
 
-    def __call__(self, model: nn.Module, batch: Mapping[str, Any], query: Query) -> Seen:
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any], query: QueryTokens) -> ModelStates:
         """``model`` is that of the adapters; its mode is left as it was."""
         if self.cache is None:
             return self._run(model, batch, query)
@@ -124,7 +124,7 @@ class Teacher:
                 self.cache[name] = new
         return seen
 
-    def _run(self, model: nn.Module, batch: Mapping[str, Any], query: Query) -> Seen:
+    def _run(self, model: nn.Module, batch: Mapping[str, Any], query: QueryTokens) -> ModelStates:
         with torch.no_grad(), self.adapters.off(), _evaluating(model), ExitStack() as stack:
             wants_logits = self.objective.logits > 0
             return observe_states(model, self.adapters, batch, "teacher", query, self.objective, wants_logits, stack)
@@ -137,7 +137,7 @@ class Teacher:
             self._name, self._stamp = digest(json.dumps([FORMAT, fingerprint(model), *asked])), stamp
         return self._name
 
-    def _joined(self, entries: Sequence[TeacherStates], query: Query) -> Seen:
+    def _joined(self, entries: Sequence[TeacherStates], query: QueryTokens) -> ModelStates:
         """The entries as one batch, padded as it is; what padding holds counts nowhere."""
         B, S = query.aligned.shape
         device = query.aligned.device
@@ -158,7 +158,7 @@ class Teacher:
             attention = stacked("attention", layers, heads, S, S).transpose(0, 1)
         if self.objective.logits:
             logits = stacked("logits", query.window.shape[1])
-        return Seen(list(hidden), list(attention), logits)
+        return ModelStates(list(hidden), list(attention), logits)
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def _digest(tensor: Tensor) -> str:
     return checksum.hexdigest()
 
 
-def _rows(seen: Seen, query: Query) -> Iterator[TeacherStates]:
+def _rows(seen: ModelStates, query: QueryTokens) -> Iterator[TeacherStates]:
     """What was seen of each example, without padding, on the CPU."""
     hidden = torch.stack(list(seen.hidden), 1).cpu() if seen.hidden else None
     attention = torch.stack(list(seen.attention), 1).cpu() if seen.attention else None

@@ -18,7 +18,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from icl.adapters import attached, read_adapter, restore_adapter
 from icl.attention import internals
-from icl.losses import Losses, Objective, Query, Seen
+from icl.losses import ModelStates, Objective, ObjectiveLoss, QueryTokens
 from icl.prompts import IGNORED, BatchMerger, CollatedExamples, Collator
 from icl.training.arguments import check
 from icl.training.arguments import training_arguments as training_arguments
@@ -64,9 +64,9 @@ class DistillTrainer(Trainer):
         compute_metrics: gets token ids (N, P), those that are most likely at each place of the answer and the
             answer's own, -100 where there is none: :func:`answer_accuracy`.
 
-    Each term of the loss is an average over all tokens it is taken at (:meth:`icl.losses.Losses.counts`), however
-    these are spread over the batches of an accumulated step and over processes. Those that compare tokens with each
-    other do so within a batch. Logs and :meth:`evaluate` have the terms before weighting, as ``loss_ce`` and so on.
+    Each term of the loss is an average over all tokens it is taken at (:meth:`icl.losses.ObjectiveLoss.counts`),
+    however these are spread over the batches of an accumulated step and over processes. Those that compare tokens with
+    each other do so within a batch. Logs and :meth:`evaluate` have the terms before weighting: ``loss_ce`` and so on.
 
     Checkpoints hold the adapter in the files of ``save_pretrained``, the parameters of the losses, what Trainer needs
     to go on, and checksums of all of these (:mod:`icl.training.checkpoints`). :meth:`save_model` writes the adapter
@@ -135,7 +135,7 @@ class DistillTrainer(Trainer):
                 eval_dataset=eval_dataset,
                 **options,
             )
-        self.losses = Losses(objective, adapters.decoder.layers[0].shape.width).to(args.device)
+        self.losses = ObjectiveLoss(objective, adapters.decoder.layers[0].shape.width).to(args.device)
         self.teacher = Teacher(adapters, objective, teacher_cache, self.accelerator.mixed_precision)
         self._weights = weights = torch.tensor(list(objective.terms.values()), device=args.device)
         self._parameters: list[nn.Parameter] = []
@@ -205,7 +205,7 @@ class DistillTrainer(Trainer):
     ) -> Any:
         """The part of this batch in the loss of the step; times the processes, over which Trainer and DDP average."""
         with ExitStack() as own:
-            terms, student = self._terms(model, inputs, Query.of(inputs), self._until_backward or own)
+            terms, student = self._terms(model, inputs, QueryTokens.from_batch(inputs), self._until_backward or own)
         counts = self.losses.counts(inputs)
         whole = counts if num_items_in_batch is None else num_items_in_batch
         shares = terms * counts / whole.clamp(min=1) * self.accelerator.num_processes
@@ -225,8 +225,8 @@ class DistillTrainer(Trainer):
         return (loss, student) if return_outputs else loss
 
     def _terms(
-        self, model: nn.Module, inputs: Mapping[str, Any], query: Query, stack: ExitStack, logits: bool = False
-    ) -> tuple[Tensor, Seen]:
+        self, model: nn.Module, inputs: Mapping[str, Any], query: QueryTokens, stack: ExitStack, logits: bool = False
+    ) -> tuple[Tensor, ModelStates]:
         """The terms of the objective, in its order, and what the student puts out."""
         # Not for the length of the pass alone: with checkpointing, the backward runs layers again.
         if self.adapters.active != (self.adapter,):
@@ -255,7 +255,7 @@ class DistillTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs = self._prepare_inputs(inputs)
-        query = Query.of(inputs)
+        query = QueryTokens.from_batch(inputs)
         with torch.no_grad(), self.compute_loss_context_manager(), ExitStack() as stack:
             terms, student = self._terms(model, inputs, query, stack, logits=not prediction_loss_only)
         counts = self.losses.counts(inputs)

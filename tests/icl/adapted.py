@@ -46,7 +46,7 @@ def begin(adapters: Adapters) -> None:
     """Start a pass on a cache, as the decoder does, for layers and attention that are called by hand."""
     started = adapters.new_pass()
     started.cached = True
-    adapters.running.start(started)
+    adapters.passes.start(started)
 
 
 def run(model: PreTrainedModel, x: zoo.Inputs, **kwargs: Any) -> Tensor:

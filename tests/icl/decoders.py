@@ -28,7 +28,7 @@ from icl.adapters import (
     MimICConfig,
     TaskVectorConfig,
 )
-from icl.attention.primitives import internals
+from icl.attention import internals
 from tests.icl import zoo
 
 TEXT = {**zoo.TEXT, "num_hidden_layers": 4, "num_key_value_heads": 2}

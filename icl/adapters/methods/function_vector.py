@@ -17,10 +17,20 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import Adapter, AdapterConfig, Layer, positive
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer, positive
 from icl.adapters.container import Adapters
-from icl.adapters.fitted import Fitted, Inputs, LastToken, Progress, Prompts, at_end, heads, log_probabilities, mean
-from icl.attention import Decoder, DecoderLayer, Scores, Shape, Site, put_site, remove_site
+from icl.adapters.fitting import (
+    FittedAdapter,
+    FittingPrompts,
+    LastToken,
+    ModelInputs,
+    Progress,
+    at_end,
+    heads,
+    log_probabilities,
+    mean,
+)
+from icl.attention import AttentionScores, AttentionSite, Decoder, DecoderLayer, LayerShape, put_site, remove_site
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class FunctionVectorConfig(AdapterConfig):
         layers = super().chosen(decoder)
         return layers if self.layers is not None else [layers[len(layers) // 3]]
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(shape.width)
 
 
@@ -57,10 +67,10 @@ class _Layer(LastToken):
         return state + self.vector
 
 
-class FunctionVector(Fitted):
+class FunctionVector(FittedAdapter):
     config: FunctionVectorConfig
 
-    def fit(self, adapters: Adapters, name: str, prompts: Prompts, progress: Progress) -> None:
+    def fit(self, adapters: Adapters, name: str, prompts: FittingPrompts, progress: Progress) -> None:
         means = mean(heads(adapters, prompts.teacher, progress))
         count = means.shape[0] * means.shape[1]
         if self.config.heads > count:
@@ -75,7 +85,7 @@ class FunctionVector(Fitted):
             cast(_Layer, layer).vector.copy_(vector)
 
 
-def indirect_effects(adapters: Adapters, means: Tensor, prompts: Prompts, progress: Progress) -> Tensor:
+def indirect_effects(adapters: Adapters, means: Tensor, prompts: FittingPrompts, progress: Progress) -> Tensor:
     """(L, H): how much likelier answers to the dev prompts become by a head's mean (L, H, dh), on the base alone."""
     total, rows = torch.zeros(means.shape[:2]), 0
     for inputs, answers in prompts.dev:
@@ -104,7 +114,7 @@ def _replace(adapters: Adapters, head: int, value: Tensor, output: Tensor) -> Te
     return changed
 
 
-def _projected(adapters: Adapters, outputs: Tensor, inputs: Inputs) -> Tensor:
+def _projected(adapters: Adapters, outputs: Tensor, inputs: ModelInputs) -> Tensor:
     """What attention adds to the residual stream when its heads put out (L, H, dh), without its bias, over all layers.
 
     Found by having them put it out, whatever the projection is called and however it is stored. Where a norm stands
@@ -132,12 +142,12 @@ def _collect(adapters: Adapters, added: list[Tensor], module: nn.Module, args: A
     added.append(at_end(adapters, hidden)[0].cpu())
 
 
-class _Patch(Layer):
+class _Patch(AdapterLayer):
     """Stands on an attention module in place of the adapters, and changes what its heads put out, (B, T, H, dh)."""
 
-    def __init__(self, site: Site, change: Callable[[Tensor], Tensor]):
+    def __init__(self, site: AttentionSite, change: Callable[[Tensor], Tensor]):
         super().__init__()
-        self.site: Site
+        self.site: AttentionSite
         self.__dict__["site"] = site
         self.change = change
 
@@ -145,11 +155,11 @@ class _Patch(Layer):
     def model(self) -> nn.Module:
         return self.site.model
 
-    def uses(self, query: Tensor, key: Tensor) -> list[tuple[Layer, Tensor | None]]:
+    def uses(self, query: Tensor, key: Tensor) -> list[tuple[AdapterLayer, Tensor | None]]:
         self.site.uses(query, key)
         return [(self, None)]
 
-    def observe(self, scores: Scores, output: Tensor) -> None:
+    def observe(self, scores: AttentionScores, output: Tensor) -> None:
         pass
 
     def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
@@ -159,7 +169,7 @@ class _Patch(Layer):
 @contextmanager
 def _patched(target: DecoderLayer, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     module = cast(nn.Module, target.attention)
-    site = cast(Site, remove_site(module))
+    site = cast(AttentionSite, remove_site(module))
     put_site(module, _Patch(site, change))
     try:
         yield

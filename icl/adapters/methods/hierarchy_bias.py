@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from hyperbolic import lorentz, pairwise
-from icl.adapters.base import Adapter, AdapterConfig, Layer, one_of
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer, one_of
 from icl.adapters.container import Adapters
-from icl.attention import Decoder, Shape
+from icl.attention import Decoder, LayerShape
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HierarchyBiasConfig(AdapterConfig):
     def build(self, decoder: Decoder) -> Adapter:
         return HierarchyBias(self, decoder)
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(shape.heads)
 
 
@@ -90,7 +90,7 @@ class HierarchyBias(Adapter):
         """
         _check(points, segments)
         prompt = _Prompt(_relation(points, self.config), segments)
-        with self._adapters.local.setting(self.key, prompt, by="demonstrations"):
+        with self._adapters.scoped.setting(self.key, prompt, by="demonstrations"):
             yield
 
 
@@ -137,7 +137,7 @@ class _Prompt:
         return rows * (queries >= 0)[..., None], (keys_at[..., None] == columns).to(rows.dtype)
 
 
-class _Layer(Layer):
+class _Layer(AdapterLayer):
     owner: HierarchyBias
 
     def __init__(self, heads: int):

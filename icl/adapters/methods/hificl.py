@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import AdapterConfig, Layer, one_of, positive
-from icl.attention import Prefix, Shape
+from icl.adapters.base import AdapterConfig, AdapterLayer, one_of, positive
+from icl.attention import LayerShape, Prefix
 from icl.losses import Objective
 
 _STD = 0.01
@@ -51,14 +51,14 @@ class HiFICLConfig(AdapterConfig):
         if self.mass == "added" and self.start == "identity":
             raise ValueError('HiFICLConfig: mass "added" is the identity at the start already; start must be "paper"')
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(self, shape)
 
 
-class _Layer(Layer):
+class _Layer(AdapterLayer):
     sees_rotation = True
 
-    def __init__(self, config: HiFICLConfig, shape: Shape):
+    def __init__(self, config: HiFICLConfig, shape: LayerShape):
         super().__init__()
         self.config = config
         self.key = _Rows(config, shape, _STD, config.factorise in ("both", "keys"))
@@ -74,7 +74,7 @@ class _Layer(Layer):
 class _Rows(nn.Module):
     """(H, n, dh), as a product of two factors or free, with the same distribution at the start."""
 
-    def __init__(self, config: HiFICLConfig, shape: Shape, std: float, factorised: bool):
+    def __init__(self, config: HiFICLConfig, shape: LayerShape, std: float, factorised: bool):
         super().__init__()
         n, r = config.tokens, config.rank
         self.left = nn.Parameter(torch.randn(shape.heads, n, r)) if factorised else None

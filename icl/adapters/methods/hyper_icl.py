@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from icl.adapters.base import AdapterConfig, Layer, one_of, positive
-from icl.attention import Shape
+from icl.adapters.base import AdapterConfig, AdapterLayer, one_of, positive
+from icl.attention import LayerShape
 from icl.losses import Objective
 
 _STD = 0.02
@@ -46,16 +46,16 @@ class HyperICLConfig(AdapterConfig):
         one_of("HyperICLConfig", "gate", self.gate, ("token", "head", "layer"))
         one_of("HyperICLConfig", "correct", self.correct, ("scores", "output"))
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(self, shape)
 
 
-class _Layer(Layer):
+class _Layer(AdapterLayer):
     """Starts as the identity: Uk is zero."""
 
     sees_rotation = True
 
-    def __init__(self, config: HyperICLConfig, shape: Shape):
+    def __init__(self, config: HyperICLConfig, shape: LayerShape):
         super().__init__()
         self.config = config
         heads, width = shape.heads, shape.head_dim

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from icl.adapters.base import Adapter, AdapterConfig, Layer
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
 from icl.adapters.container import Adapters
-from icl.adapters.fitted import Fitted, Progress, Prompts, states
+from icl.adapters.fitting import FittedAdapter, FittingPrompts, Progress, states
+from icl.adapters.forward_pass import ForwardPass
 from icl.adapters.methods.live import turned
-from icl.adapters.passes import Pass
-from icl.attention import Decoder, Shape
+from icl.attention import Decoder, LayerShape
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class InContextVectorConfig(AdapterConfig):
     def build(self, decoder: Decoder) -> Adapter:
         return InContextVector(self, decoder)
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(self.strength, shape.width)
 
 
-class _Layer(Layer):
+class _Layer(AdapterLayer):
     vector: Tensor
 
     def __init__(self, strength: float, width: int):
@@ -58,13 +58,13 @@ class _Layer(Layer):
         self.strength = strength
         self.register_buffer("vector", torch.zeros(width))
 
-    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
+    def residual(self, hidden: Tensor, step: ForwardPass) -> Tensor:
         wide = hidden.float()
         return turned(wide, self.strength * vector_norm(wide, dim=-1, keepdim=True) * self.vector)
 
 
-class InContextVector(Fitted):
-    def fit(self, adapters: Adapters, name: str, prompts: Prompts, progress: Progress) -> None:
+class InContextVector(FittedAdapter):
+    def fit(self, adapters: Adapters, name: str, prompts: FittingPrompts, progress: Progress) -> None:
         chosen = [int(index) for index in self.layers]
         moves = []
         for teacher, student in zip_longest(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from icl.adapters.base import AdapterConfig, Layer
-from icl.adapters.passes import Pass
-from icl.attention import Shape
+from icl.adapters.base import AdapterConfig, AdapterLayer
+from icl.adapters.forward_pass import ForwardPass
+from icl.attention import LayerShape
 from icl.losses import Objective
 
 _STD = 0.01
@@ -31,11 +31,11 @@ class LIVEConfig(AdapterConfig):
     needs_attention: ClassVar[bool] = False
     objective: ClassVar[Objective] = Objective(logits=1.0, ce=0.5)
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(shape.width)
 
 
-class _Layer(Layer):
+class _Layer(AdapterLayer):
     """Starts next to the identity."""
 
     def __init__(self, width: int):
@@ -43,7 +43,7 @@ class _Layer(Layer):
         self.direction = nn.Parameter(torch.randn(width) * _STD)
         self.alpha = nn.Parameter(torch.tensor(_ALPHA))
 
-    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
+    def residual(self, hidden: Tensor, step: ForwardPass) -> Tensor:
         return turned(hidden.float(), self.alpha * self.direction)
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
-from icl.adapters.base import Adapter, AdapterConfig, Layer, positive
-from icl.adapters.passes import Place
-from icl.attention import Decoder, DecoderLayer, Shape, internals
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer, positive
+from icl.adapters.forward_pass import HookPoint
+from icl.attention import Decoder, DecoderLayer, LayerShape, internals
 
 if TYPE_CHECKING:
     from icl.adapters.container import Adapters
@@ -48,7 +48,7 @@ class LoRAConfig(AdapterConfig):
     def build(self, decoder: Decoder) -> Adapter:
         return LoRA(self, decoder)
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Factors(self.alpha / self.rank)
 
 
@@ -60,7 +60,7 @@ class _Matrix(nn.Module):
         self.weight = nn.Parameter(torch.zeros(rows, columns))
 
 
-class _Factors(Layer):
+class _Factors(AdapterLayer):
     """A and B of each projection in a decoder layer."""
 
     def __init__(self, scale: float):
@@ -108,7 +108,7 @@ class LoRA(Adapter):
 
 
 def _add(
-    adapters: Adapters, factors: _Factors, pair: Any, place: Place, module: nn.Module, args: Any, output: Tensor
+    adapters: Adapters, factors: _Factors, pair: Any, place: HookPoint, module: nn.Module, args: Any, output: Tensor
 ) -> Tensor | None:
     """The output with the correction, for requests that use it."""
     now, (_, index) = adapters.step, place

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import AdapterConfig, Layer, one_of
-from icl.attention import Shape
+from icl.adapters.base import AdapterConfig, AdapterLayer, one_of
+from icl.attention import LayerShape
 from icl.losses import Objective
 
 _STD = 0.02
@@ -42,16 +42,16 @@ class MimICConfig(AdapterConfig):
         one_of("MimICConfig", "direction", self.direction, ("head", "layer"))
         one_of("MimICConfig", "mass", self.mass, ("query", "constant"))
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(self, shape)
 
 
-class _Layer(Layer):
+class _Layer(AdapterLayer):
     """Starts next to the identity: shifts of a thousandth."""
 
     sees_rotation = True
 
-    def __init__(self, config: MimICConfig, shape: Shape):
+    def __init__(self, config: MimICConfig, shape: LayerShape):
         super().__init__()
         self.config = config
         heads = 1 if config.direction == "layer" else shape.heads

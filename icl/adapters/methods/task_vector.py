@@ -14,10 +14,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import Adapter, AdapterConfig, Layer
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
 from icl.adapters.container import Adapters
-from icl.adapters.fitted import Fitted, LastToken, Progress, Prompts, log_probabilities, mean, states
-from icl.attention import Decoder, Shape
+from icl.adapters.fitting import FittedAdapter, FittingPrompts, LastToken, Progress, log_probabilities, mean, states
+from icl.attention import Decoder, LayerShape
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TaskVectorConfig(AdapterConfig):
     def build(self, decoder: Decoder) -> Adapter:
         return TaskVector(self, decoder)
 
-    def layer(self, shape: Shape) -> Layer:
+    def layer(self, shape: LayerShape) -> AdapterLayer:
         return _Layer(shape.width)
 
 
@@ -43,10 +43,10 @@ class _Layer(LastToken):
         return torch.where(self.vector.any(), self.vector, state)
 
 
-class TaskVector(Fitted):
+class TaskVector(FittedAdapter):
     """After ``fit`` it has no layer but the one that was chosen, and its ``config`` says which."""
 
-    def fit(self, adapters: Adapters, name: str, prompts: Prompts, progress: Progress) -> None:
+    def fit(self, adapters: Adapters, name: str, prompts: FittingPrompts, progress: Progress) -> None:
         vectors = mean(states(adapters, prompts.teacher, progress))
         candidates = dict(self.layers.items())
         for index, layer in candidates.items():
@@ -62,7 +62,7 @@ class TaskVector(Fitted):
         self.config = dataclasses.replace(self.config, layers=(int(best),))
 
 
-def _score(adapters: Adapters, name: str, prompts: Prompts, progress: Progress) -> tuple[int, float]:
+def _score(adapters: Adapters, name: str, prompts: FittingPrompts, progress: Progress) -> tuple[int, float]:
     """Right answers to the dev prompts, and the sum of the log-probabilities of all."""
     right, likelihood, rows = 0, 0.0, 0
     for inputs, answers in prompts.dev:

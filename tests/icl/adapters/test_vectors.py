@@ -27,7 +27,7 @@ from icl.adapters import (
     fit,
 )
 from icl.adapters.base import AdapterConfig
-from icl.adapters.fitted import log_probabilities
+from icl.adapters.fitting import log_probabilities
 from icl.adapters.methods.live import turned
 from icl.attention.decoder import Decoder
 from icl.testbed.tasks import load_split

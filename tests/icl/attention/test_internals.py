@@ -21,9 +21,9 @@ from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
 from icl.adapters import AdapterConfig, HiFICLConfig, HyperICLConfig, LIVEConfig, TaskVectorConfig, attach, attached
+from icl.attention import internals
+from icl.attention import primitives as attention
 from icl.attention.internals import IncompatibleModelError
-from icl.attention.primitives import internals
-from icl.attention.primitives import primitives as attention
 from tests.icl import decoders
 from tests.icl.decoders import CACHE
 

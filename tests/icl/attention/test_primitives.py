@@ -15,8 +15,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, MimICConfig, attach, attached
-from icl.adapters.base import Layer
-from icl.attention.primitives import primitives as attention
+from icl.adapters.base import AdapterLayer
+from icl.attention import primitives as attention
 from tests.icl import literal, zoo
 from tests.icl.adapted import CONFIGS, GREEDY, begin, close, run, strengthen
 
@@ -153,7 +153,7 @@ def test_a_decoder_is_the_literal_one(family: tuple[str, PreTrainedModel]) -> No
         adapters.detach()
 
 
-class Bias(Layer):
+class Bias(AdapterLayer):
     """Scores of keys by their place, the same for all heads or not."""
 
     def __init__(self, left: Tensor, right: Tensor):

@@ -12,7 +12,7 @@ import torch
 
 from icl import testbed
 from icl.adapters import HiFICLConfig, MimICConfig
-from icl.losses.objective import Objective, Query
+from icl.losses.objective import Objective, QueryTokens
 from icl.training.teacher import Teacher, fingerprint
 from tests.icl.trainers import (
     ALL,
@@ -30,7 +30,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     run = Teacher._run
 
-    def counted(self: Teacher, model: Any, batch: Any, query: Query) -> Any:
+    def counted(self: Teacher, model: Any, batch: Any, query: QueryTokens) -> Any:
         seen.append(len(batch["id"]))
         return run(self, model, batch, query)
 

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from icl import testbed
 from icl.adapters import HiFICLConfig, HyperICLConfig, MimICConfig, attach
 from icl.attention.internals import CHECKPOINTING
-from icl.losses.objective import Objective, Query
+from icl.losses.objective import Objective, QueryTokens
 from icl.prompts.collator import Collator
 from icl.training.teacher import Teacher
 from icl.training.trainer import LOSSES_FILE, DistillTrainer, answer_accuracy, training_arguments
@@ -75,7 +75,7 @@ def test_teacher_is_the_base(tmp_path: Path) -> None:
     with torch.no_grad():
         out = base(**batch["teacher"], output_hidden_states=True, output_attentions=True)
     model = start(HiFICLConfig(), noise=0.5)
-    query = Query.of(batch)
+    query = QueryTokens.from_batch(batch)
     seen = Teacher(model.icl_adapters, ALL)(model, batch, query)
     norm = base.model.text_model.norm
     checked = 0
@@ -154,7 +154,7 @@ def test_window_of_a_query() -> None:
         "student": {"labels": torch.tensor([[-100, -100, 7, 8, -100], [-100, -100, -100, 9, -100], [-100] * 5])},
         "student_positions": torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [1, 2, 0, 0]]),
     }
-    query = Query.of(batch)
+    query = QueryTokens.from_batch(batch)
     assert query.window.tolist() == [[1, 2, 3]] * 3
     assert query.labels.tolist() == [[-100, 7, 8], [-100, 9, -100], [-100, -100, -100]]
     assert query.predicts.tolist() == [[t, t, f], [t, f, f], [t, f, f]]
@@ -181,7 +181,7 @@ def test_losses_learn_too(tmp_path: Path) -> None:
     made = trainer(start(), tmp_path, examples(), LEARNED, learning_rate=1e-2)
     before = weights(made.losses)
     made.train()
-    assert set(before) == {"of_states.anchor.raw_c", "of_states.anchor.raw_temperature", "of_states.anchor.head.weight"}
+    assert set(before) == {f"state_losses.anchor.{name}" for name in ("raw_c", "raw_temperature", "head.weight")}
     assert all(not torch.equal(value, before[name]) for name, value in made.losses.state_dict().items())
     assert not any("losses" in name for name in made.model.state_dict())
 
@@ -281,8 +281,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         for a, b in zip(*(load_file(folder / "adapter_model.safetensors").values() for folder in (one, two))):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
     # What a lift is fitted to is drawn by each process for itself: only that it is trained can be told.
-    start_value = trainer(start(), tmp_path, mixed(), LEARNED).losses.state_dict()["of_states.anchor.raw_c"]
-    assert load_file(tmp_path / "learned-2" / LOSSES_FILE)["of_states.anchor.raw_c"] != start_value
+    start_value = trainer(start(), tmp_path, mixed(), LEARNED).losses.state_dict()["state_losses.anchor.raw_c"]
+    assert load_file(tmp_path / "learned-2" / LOSSES_FILE)["state_losses.anchor.raw_c"] != start_value
 
 
 # Precision and memory.

@@ -12,28 +12,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from icl.adapters.base import Adapter, Layer
+from icl.adapters.base import Adapter, AdapterLayer
 from icl.adapters.container import Adapters
-from icl.adapters.passes import Pass
+from icl.adapters.forward_pass import ForwardPass
 
-Inputs = Mapping[str, Any]
+ModelInputs = Mapping[str, Any]
 """Arguments of ``model(...)`` for a batch of prompts, which end where the answer would start."""
 Progress = Callable[[int], None]
 
 
-class Prompts(NamedTuple):
+class FittingPrompts(NamedTuple):
     """Batches of them; those of ``dev`` with the ids (B,) of the first tokens of the answers."""
 
-    teacher: Iterable[Inputs]
-    student: Iterable[Inputs]
-    dev: Iterable[tuple[Inputs, Tensor]]
+    teacher: Iterable[ModelInputs]
+    student: Iterable[ModelInputs]
+    dev: Iterable[tuple[ModelInputs, Tensor]]
 
 
-class Fitted(Adapter):
+class FittedAdapter(Adapter):
     """A method whose vectors are read off the base."""
 
     @abstractmethod
-    def fit(self, adapters: Adapters, name: str, prompts: Prompts, progress: Progress) -> None:
+    def fit(self, adapters: Adapters, name: str, prompts: FittingPrompts, progress: Progress) -> None:
         """Set the vectors. ``name`` is the adapter that this is a part of."""
 
 
@@ -41,9 +41,9 @@ def fit(
     adapters: Adapters,
     name: str = "default",
     *,
-    teacher: Iterable[Inputs],
-    student: Iterable[Inputs] = (),
-    dev: Iterable[tuple[Inputs, Tensor]] = (),
+    teacher: Iterable[ModelInputs],
+    student: Iterable[ModelInputs] = (),
+    dev: Iterable[tuple[ModelInputs, Tensor]] = (),
     progress: Progress | None = None,
 ) -> None:
     """Set the vectors of those methods of adapter ``name`` that need no training.
@@ -60,23 +60,23 @@ def fit(
     Raises ``ValueError`` if the adapter has no such method, or if prompts are missing, do not pair up, or can be gone
     through only once.
     """
-    prompts = Prompts(teacher, student, dev)
+    prompts = FittingPrompts(teacher, student, dev)
     for argument, batches in prompts._asdict().items():
         if isinstance(batches, Iterator):
             raise ValueError(f"fit: {argument} must be a list, or what can be gone through again, got {batches!r}")
         if argument == "teacher" and not any(True for _ in batches):
             raise ValueError("fit: teacher must have prompts, got none")
-    parts = [part for part in adapters[name] if isinstance(part, Fitted)]
+    parts = [part for part in adapters[name] if isinstance(part, FittedAdapter)]
     if not parts:
         methods = ", ".join(part.config.method for part in adapters[name])
         raise ValueError(f"fit: adapter {name!r} is {methods}, and nothing that is fitted without training")
     # Off, also because what is in use is looked up again afterwards: a method may have dropped layers.
-    with torch.no_grad(), adapters.off(), adapters.local.setting("prompt", None):
+    with torch.no_grad(), adapters.off(), adapters.scoped.setting("prompt", None):
         for part in parts:
             part.fit(adapters, name, prompts, progress or (lambda rows: None))
 
 
-def states(adapters: Adapters, batches: Iterable[Inputs], progress: Progress) -> Iterator[Tensor]:
+def states(adapters: Adapters, batches: Iterable[ModelInputs], progress: Progress) -> Iterator[Tensor]:
     """What the decoder layers of the base put out at the last token of each prompt, (B, L, D), float32, by batch."""
     for inputs in batches:
         with adapters.record() as seen:
@@ -85,7 +85,7 @@ def states(adapters: Adapters, batches: Iterable[Inputs], progress: Progress) ->
         progress(len(seen.hidden[0]))
 
 
-def heads(adapters: Adapters, batches: Iterable[Inputs], progress: Progress) -> Iterator[Tensor]:
+def heads(adapters: Adapters, batches: Iterable[ModelInputs], progress: Progress) -> Iterator[Tensor]:
     """What the attention heads of the base put out at the last token of each prompt, (B, L, H, dh), likewise."""
     for inputs in batches:
         with adapters.record(hidden=False, heads=True) as seen:
@@ -102,7 +102,7 @@ def mean(batches: Iterator[Tensor]) -> Tensor:
     return total / rows
 
 
-def log_probabilities(adapters: Adapters, inputs: Inputs, answers: Tensor) -> tuple[Tensor, Tensor]:
+def log_probabilities(adapters: Adapters, inputs: ModelInputs, answers: Tensor) -> tuple[Tensor, Tensor]:
     """Of the answers' first tokens (B,), under the adapters in use, and whether they are the likeliest."""
     scores = at_end(adapters, adapters.model(**inputs, use_cache=False).logits).log_softmax(-1)
     answers = answers.to(scores.device)
@@ -117,7 +117,7 @@ def at_end(adapters: Adapters, rows: Tensor) -> Tensor:
     return rows[torch.arange(len(rows), device=rows.device), end.to(rows.device)].float()
 
 
-class LastToken(Layer):
+class LastToken(AdapterLayer):
     """Changes the state at the last token of the prompt; tokens that are generated see it through attention alone.
 
     Where that token is comes from ``generate``, whatever passes it makes; from labels; from a first pass on an empty
@@ -135,7 +135,7 @@ class LastToken(Layer):
     def change(self, state: Tensor) -> Tensor:
         """(B, D), float32, to the same."""
 
-    def residual(self, hidden: Tensor, step: Pass) -> Tensor:
+    def residual(self, hidden: Tensor, step: ForwardPass) -> Tensor:
         if step.end is None:
             return hidden
         step.acted = True

@@ -1,8 +1,9 @@
 """A pass through the decoder: which adapters act in it, where it stands in the prompt, and whether all of it happened.
 
 What a ``with`` block chooses holds for the thread or task that it stands in, so that requests can be served side by
-side (:class:`Local`). A pass reads it once, when it starts. Layers look at their thread's pass (:class:`Running`);
-those that a backward pass computes again, in a thread of autograd's own, look at the last one that started anywhere.
+side (:class:`ScopedValues`). A pass reads it once, when it starts. Layers look at their thread's pass
+(:class:`PassTracker`); those that a backward pass computes again, in a thread of autograd's own, look at the last one
+that started anywhere.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from icl.adapters.base import Layer
-    from icl.adapters.record import Record
+    from icl.adapters.activations import ActivationRecord
+    from icl.adapters.base import AdapterLayer
 
-Names = tuple[str, ...]
-Place = tuple[str, int]
+AdapterNames = tuple[str, ...]
+HookPoint = tuple[str, int]
 """What has to be reached in every pass: ("layer", index), ("attention", index), or a method's own."""
 
 _VALUES: ContextVar[Mapping[tuple[int, str], Any]] = ContextVar("icl_adapters", default={})  # noqa: B039
 _NUMBERS = count()
 
 
-class Local:
+class ScopedValues:
     """Values of one model's adapters that hold inside ``with`` blocks, for this thread or task alone."""
 
     def __init__(self) -> None:
@@ -39,11 +40,11 @@ class Local:
         # and who opened it.
         self._open: list[tuple[str, str]] = []
 
-    def __deepcopy__(self, memo: Any) -> Local:
-        return Local()
+    def __deepcopy__(self, memo: Any) -> ScopedValues:
+        return ScopedValues()
 
     def __reduce__(self) -> Any:
-        return Local, ()
+        return ScopedValues, ()
 
     def get(self, name: str, default: Any = None) -> Any:
         return _VALUES.get().get((self._number, name), default)
@@ -99,7 +100,7 @@ class Local:
 
 
 @dataclass(eq=False)
-class Prompt:
+class PromptLayout:
     """Where the prompts of a batch end, in places that count what is in the cache: known to ``generate``."""
 
     length: int
@@ -113,30 +114,30 @@ class Prompt:
     """Whether the positions that a single row came with count its padding, once its first pass has shown."""
 
     @staticmethod
-    def of(length: int, mask: Tensor | None) -> Prompt:
+    def from_mask(length: int, mask: Tensor | None) -> PromptLayout:
         """``mask`` (B, length or more) says which tokens are there; of fewer it tells the padding alone."""
         if not isinstance(mask, Tensor) or mask.ndim != 2 or not length:
-            return Prompt(length)
+            return PromptLayout(length)
         if mask.shape[1] < length:
             padding = left_padding(mask)
-            return Prompt(length, None, padding if bool(padding.any()) else None, masked=True)
+            return PromptLayout(length, None, padding if bool(padding.any()) else None, masked=True)
         mask = mask[:, :length]
         ends = last_places(mask)
         padding = left_padding(mask)
         all_end = bool((ends == length - 1).all())
-        return Prompt(length, None if all_end else ends, padding if bool(padding.any()) else None, masked=True)
+        return PromptLayout(length, None if all_end else ends, padding if bool(padding.any()) else None, masked=True)
 
 
 @dataclass(eq=False)
-class Pass:
+class ForwardPass:
     """One pass, as the layers of adapters see it."""
 
-    requests: Sequence[Names] = ((),)
-    plan: Sequence[Sequence[tuple[Layer, str]]] = ()
+    requests: Sequence[AdapterNames] = ((),)
+    plan: Sequence[Sequence[tuple[AdapterLayer, str]]] = ()
     """By layer of the decoder, the layers of adapters that act there, each with the name that it was loaded by."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What methods were told for these prompts."""
-    record: Record | None = None
+    record: ActivationRecord | None = None
     batch: int = 0
     """Rows of this pass."""
     past: int = 0
@@ -152,10 +153,10 @@ class Pass:
     """Tokens of the prompt, those in the cache included; 0 where it does not end in this pass."""
     acted: bool = False
     """Whether something was changed at the end of the prompt alone."""
-    reached: set[Place] = field(default_factory=set)
+    reached: set[HookPoint] = field(default_factory=set)
     _rows: dict[tuple[str, int, torch.device], Tensor] = field(default_factory=dict)
 
-    def uses(self, index: int, batch: int, device: torch.device) -> list[tuple[Layer, Tensor | None]]:
+    def uses(self, index: int, batch: int, device: torch.device) -> list[tuple[AdapterLayer, Tensor | None]]:
         """The layers of adapters at a layer of the decoder, each with the rows (batch,) of its requests, or all."""
         return [(layer, self.rows(name, batch, device)) for layer, name in self.plan[index]] if self.plan else []
 
@@ -170,7 +171,9 @@ class Pass:
             self._rows[key] = chosen.repeat_interleave(batch // len(self.requests))
         return self._rows[key]
 
-    def place(self, batch: int, tokens: int, prompt: Prompt | None, told: Mapping[str, Tensor], ended: Any) -> None:
+    def place(
+        self, batch: int, tokens: int, prompt: PromptLayout | None, told: Mapping[str, Tensor], ended: Any
+    ) -> None:
         """Find :attr:`end` in a pass of (batch, tokens), on the device of the tokens.
 
         Args:
@@ -198,7 +201,7 @@ class Pass:
         elif ended is None:
             self.unplaced = "the cache was filled in a pass that these adapters had no part in"
 
-    def _place_in(self, prompt: Prompt, batch: int, tokens: int, ended: Any, device: torch.device) -> None:
+    def _place_in(self, prompt: PromptLayout, batch: int, tokens: int, ended: Any, device: torch.device) -> None:
         if ended is not None and ended != prompt.length:
             self.unplaced = f"the first {ended} tokens in the cache were read as a prompt of their own"
         elif ended is None and self.past >= prompt.length:
@@ -228,30 +231,30 @@ def left_padding(mask: Tensor) -> Tensor:
     return (mask.bool().cumsum(1) == 0).sum(1)
 
 
-class Running(threading.local):
+class PassTracker(threading.local):
     """The pass of each thread, and the last one of any."""
 
-    def __init__(self, last: list[Pass]) -> None:
+    def __init__(self, last: list[ForwardPass]) -> None:
         # Every thread runs this with the same list.
         self.last = last
-        self.current: Pass | None = None
+        self.current: ForwardPass | None = None
         self.call: Mapping[str, Any] | None = None
         """Arguments of the model, until its decoder starts."""
 
-    def __deepcopy__(self, memo: Any) -> Running:
-        return Running([Pass()])
+    def __deepcopy__(self, memo: Any) -> PassTracker:
+        return PassTracker([ForwardPass()])
 
     def __reduce__(self) -> Any:
-        return Running, ([Pass()],)
+        return PassTracker, ([ForwardPass()],)
 
-    def start(self, started: Pass) -> None:
+    def start(self, started: ForwardPass) -> None:
         self.current = self.last[0] = started
 
     @property
-    def now(self) -> Pass:
+    def now(self) -> ForwardPass:
         return self.last[0] if self.current is None else self.current
 
-    def forget(self, record: Record) -> None:
+    def forget(self, record: ActivationRecord) -> None:
         """Record nothing more, and hold on to nothing that was."""
         for each in (self.current, self.last[0]):
             if each is not None and each.record is record:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from icl.attention import Scores
+from icl.attention import AttentionScores
 
 
-class Record:
+class ActivationRecord:
     """Filled by each pass inside ``with adapters.record(...) as seen``; the last one stays. All by layer.
 
     Attributes:
@@ -32,7 +32,7 @@ class Record:
         elif self._hidden:
             self.hidden[index] = hidden
 
-    def attention_of(self, index: int, scores: Scores, output: Tensor) -> None:
+    def attention_of(self, index: int, scores: AttentionScores, output: Tensor) -> None:
         if self._heads:
             self.heads[index] = output
         if self._places is not None:
