@@ -29,7 +29,7 @@ from torch import Tensor
 
 from hyperbolic import pairwise
 from icl.bank import AnchorBank
-from icl.bank.search import cells
+from icl.bank.search import lorentz_kmeans
 
 LORENTZ, EUCLIDEAN, INNER, RAW = (
     "Lorentz k-means",
@@ -75,9 +75,9 @@ Cells = tuple[Tensor, Tensor]
 
 
 def by_lorentz(points: Tensor, query: Tensor, seed: int) -> Cells:
-    centroids = cells.kmeans(points, CELLS, seed=seed)
+    centroids = lorentz_kmeans.kmeans(points, CELLS, seed=seed)
     every = torch.arange(CELLS).expand(len(query), -1)
-    return cells.assign(points, centroids), cells.probes(query, every, centroids)
+    return lorentz_kmeans.assign(points, centroids), lorentz_kmeans.probes(query, every, centroids)
 
 
 def by_faiss(quantizer: faiss.Index, bank: np.ndarray, asked: np.ndarray) -> Cells:
@@ -146,9 +146,9 @@ def shard(points: Tensor, query: Tensor, threads: int) -> Shard:
         bank.search(query[:BATCH], K)
         batched = seconds(lambda: bank.search(query[:BATCH], K), 5)
         single = seconds(lambda: bank.search(query[:1], K), 9)
-    centroids = cells.kmeans(points, CELLS, iterations=1)
+    centroids = lorentz_kmeans.kmeans(points, CELLS, iterations=1)
     some = points[: 1 << 17]
-    assigned = seconds(lambda: cells.assign(some, centroids), 3)
+    assigned = seconds(lambda: lorentz_kmeans.assign(some, centroids), 3)
     return Shard(
         rows, dim, threads, rows / built, disk / rows, BATCH * rows / batched, rows / single, len(some) / assigned
     )

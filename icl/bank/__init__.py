@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from icl.bank.embedding.lift import fit_lift as fit_lift
     from icl.bank.embedding.lift import same_label_pairs as same_label_pairs
     from icl.bank.embedding.pairs import load_pairs as load_pairs
-    from icl.bank.facts import describe_bank as describe_bank
-    from icl.bank.facts import readable as readable
+    from icl.bank.lance_rows import open_bank as open_bank
     from icl.bank.report import write_report as write_report
-    from icl.bank.schema import META as META
+    from icl.bank.schema import METADATA_FILE as METADATA_FILE
     from icl.bank.schema import BankError as BankError
-    from icl.bank.schema import Meta as Meta
+    from icl.bank.schema import BankMetadata as BankMetadata
     from icl.bank.search.approximate import build_index as build_index
     from icl.bank.search.approximate import search_index as search_index
-    from icl.bank.selection.demonstrated import Demonstrated as Demonstrated
+    from icl.bank.selection.demonstrated_records import DemonstratedRecords as DemonstratedRecords
     from icl.bank.selection.select_rows import Queries as Queries
     from icl.bank.selection.select_rows import has_depth as has_depth
     from icl.bank.selection.select_rows import select as select
-    from icl.bank.store import open_bank as open_bank
+    from icl.bank.summary import describe_bank as describe_bank
+    from icl.bank.summary import readable as readable
 
 __getattr__, __dir__, __all__ = attach(__name__)

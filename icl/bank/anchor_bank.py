@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from hyperbolic import lorentz, pairwise
-from icl.bank import columns, filters, store
-from icl.bank.build_record import Build, settings
-from icl.bank.checks import finite, finite_points, row_numbers, whole
+from icl.bank import filters, lance_rows, vector_files
+from icl.bank.arguments import finite, finite_points, row_numbers, whole
+from icl.bank.build_record import BuildRecord, settings
 from icl.bank.embedding.embedder import Embedder
 from icl.bank.embedding.lift import HyperbolicLift
-from icl.bank.ingest import Ingest
-from icl.bank.schema import META, ROWS, BankError, Meta
+from icl.bank.ingest import RowIngest
+from icl.bank.schema import METADATA_FILE, ROWS_FOLDER, BankError, BankMetadata
 from icl.common.failures import RowFailure
 from icl.data import Source
 
@@ -56,7 +56,7 @@ class AnchorBank:
     [{'id': 'a'}]
     """
 
-    def __init__(self, folder: Path, meta: Meta, dataset: lance.LanceDataset):
+    def __init__(self, folder: Path, meta: BankMetadata, dataset: lance.LanceDataset):
         self.folder, self.meta, self.dataset = folder, meta, dataset
 
     # --- opening ---------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ class AnchorBank:
     def open(cls, folder: str | Path, version: int | None = None) -> AnchorBank:
         """The bank at its latest version, or at ``version``. ``BankError`` says what is wrong and what to do."""
         folder = Path(folder)
-        return cls(folder, *store.open_bank(folder, version))
+        return cls(folder, *lance_rows.open_bank(folder, version))
 
     @property
     def version(self) -> int:
@@ -73,11 +73,11 @@ class AnchorBank:
 
     def versions(self) -> list[tuple[int, datetime]]:
         """All versions that can be opened, with when they were made, in UTC."""
-        return store.versions(self.folder)
+        return lance_rows.versions(self.folder)
 
     def nearest_version(self, when: datetime) -> AnchorBank:
         """The bank as it was at that time, which is local if it has no zone. ``BankError`` if there is none as old."""
-        return AnchorBank.open(self.folder, store.version_at(self.folder, when))
+        return AnchorBank.open(self.folder, lance_rows.version_at(self.folder, when))
 
     def __len__(self) -> int:
         with self._reading():
@@ -114,20 +114,20 @@ class AnchorBank:
         those that are there are skipped by id. A bank that the same build has finished is opened and left alone.
         ``BankError`` if the folder has another bank, or a build of other rows, curvature, embedder or lift.
         """
-        ingest = Ingest(embedder, lift, c)
-        folder = store.to_build(folder)
-        with store.writing(folder):
-            finished = (folder / META).exists()
-            old = None if finished else store.committed_rows(folder)
+        ingest = RowIngest(embedder, lift, c)
+        folder = lance_rows.to_build(folder)
+        with lance_rows.writing(folder):
+            finished = (folder / METADATA_FILE).exists()
+            old = None if finished else lance_rows.committed_rows(folder)
             ingest.schema = old and old.schema
-            taken = store.ids(old) if old else pa.array([], pa.string())
-            build = Build(folder, settings(embedder, lift, ingest.c), taken)
+            taken = lance_rows.ids(old) if old else pa.array([], pa.string())
+            build = BuildRecord(folder, settings(embedder, lift, ingest.c), taken)
             if finished:
                 ingest.reread(rows, build)
                 return cls.open(folder)
-            uri, begun = str(folder / ROWS), old is not None
+            uri, begun = str(folder / ROWS_FOLDER), old is not None
             for table in ingest.tables(rows, build, on_failure, progress):
-                store.refuse_duplicates(table, taken)
+                lance_rows.refuse_duplicates(table, taken)
                 taken = pa.concat_arrays([taken, table.column("id").combine_chunks()])
                 build.write()
                 lance.write_dataset(table, uri, mode="append" if begun else "create")
@@ -160,14 +160,14 @@ class AnchorBank:
         """
         if embedder and self.meta.embedder not in (None, embedder.name):
             raise BankError(f"embedder must be {self.meta.embedder}, which embedded the bank, got {embedder.name}")
-        with store.writing(self.folder):
-            latest = store.open_rows(self.folder, None)
-            ingest = Ingest(embedder, self.lift, self.meta.c, latest.schema)
+        with lance_rows.writing(self.folder):
+            latest = lance_rows.open_rows(self.folder, None)
+            ingest = RowIngest(embedder, self.lift, self.meta.c, latest.schema)
             tables = list(ingest.tables(rows, None, on_failure, progress))
             if not tables:
                 return 0
             table = pa.concat_tables(tables)
-            store.refuse_duplicates(table, store.ids(latest))
+            lance_rows.refuse_duplicates(table, lance_rows.ids(latest))
             self._move(lance.write_dataset(table, latest, mode="append"))
         return int(table.num_rows)
 
@@ -176,26 +176,26 @@ class AnchorBank:
         if (ids is None) == (where is None):
             raise BankError("delete: give either ids, a list of texts, or where, an SQL condition")
         where = where if ids is None else filters.of_ids(ids)
-        with store.writing(self.folder):
-            latest = store.open_rows(self.folder, None)
+        with lance_rows.writing(self.folder):
+            latest = lance_rows.open_rows(self.folder, None)
             condition = filters.check(where, latest.schema.names)
             before = latest.count_rows()
-            with store.reading(self.folder, latest.version, f"cannot delete where {where}"):
+            with lance_rows.reading(self.folder, latest.version, f"cannot delete where {where}"):
                 latest.delete(condition)
-            self._move(store.open_rows(self.folder, None))
+            self._move(lance_rows.open_rows(self.folder, None))
         return int(before - self.dataset.count_rows())
 
     def compact(self, keep: int = 1) -> None:
         """Merges small fragments and gives up all but the last ``keep`` versions and what only they held."""
         keep = whole("compact: keep", keep, 1)
-        with store.writing(self.folder):
-            latest = store.open_rows(self.folder, None)
+        with lance_rows.writing(self.folder):
+            latest = lance_rows.open_rows(self.folder, None)
             latest.optimize.compact_files()
-            self._move(store.open_rows(self.folder, None))
+            self._move(lance_rows.open_rows(self.folder, None))
             _, made = sorted(self.versions())[-keep:][0]
             self.dataset.cleanup_old_versions(older_than=datetime.now(timezone.utc) - made, delete_unverified=True)
-            left = [store.open_rows(self.folder, version) for version, _ in self.versions()]
-            columns.forget(self.folder / "vectors", left)
+            left = [lance_rows.open_rows(self.folder, version) for version, _ in self.versions()]
+            vector_files.forget(self.folder / "vectors", left)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class AnchorBank:
             width, folder = self.meta.width(column), self.folder / "vectors"
             with self._reading():
                 fragments = self.dataset.get_fragments()
-                self._mapped[column] = columns.mapped(folder, fragments, column, width, self._intact)
+                self._mapped[column] = vector_files.mapped(folder, fragments, column, width, self._intact)
         return self._mapped[column]
 
     def gather(self, rows: Tensor, column: str = "point") -> Tensor:
@@ -321,10 +321,10 @@ class AnchorBank:
             start += len(part)
 
     def _reading(self, what: str | None = None) -> AbstractContextManager[None]:
-        return store.reading(self.folder, self.version, what)
+        return lance_rows.reading(self.folder, self.version, what)
 
     def _known(self, names: list[str] | None) -> list[str]:
-        return columns.known(names, self.dataset.schema.names)
+        return vector_files.known(names, self.dataset.schema.names)
 
     @cached_property
     def _intact(self) -> set[Path]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from icl.bank.embedding.embedder import Embedder
 from icl.bank.embedding.lift import HyperbolicLift
-from icl.bank.schema import BUILD, META, BankError
+from icl.bank.schema import BUILD_FILE, METADATA_FILE, BankError
 from icl.common.files import digest, read_json, write_json
 
 
@@ -34,15 +34,15 @@ def settings(embedder: Embedder | None, lift: HyperbolicLift | None, c: float) -
     }
 
 
-class Build:
+class BuildRecord:
     """A build in its folder: the rows that an earlier run has committed, and a digest of all rows read so far.
 
     ``BankError`` if the folder has a build or a bank that was begun with other settings.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], committed: pa.Array):
-        self.path, self.settings, self.committed = folder / BUILD, settings, committed
-        self.finished = (folder / META).exists()
+        self.path, self.settings, self.committed = folder / BUILD_FILE, settings, committed
+        self.finished = (folder / METADATA_FILE).exists()
         self.what = f"there is {'a bank' if self.finished else 'an unfinished build'} at {folder}"
         self.remedy = f"{'append to it' if self.finished else 'run that build again'}, or build into another folder"
         self.rows, self._contents = 0, defaultdict[str, Any](hashlib.sha256)

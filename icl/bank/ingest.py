@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from hyperbolic import lorentz
-from icl.bank.build_record import Build
-from icl.bank.checks import positive
-from icl.bank.columns import vectors
+from icl.bank.arguments import positive
+from icl.bank.build_record import BuildRecord
 from icl.bank.embedding.embedder import Embedder
 from icl.bank.embedding.lift import HyperbolicLift
 from icl.bank.rows import read_rows
-from icl.bank.schema import RESERVED, BankError, Meta, arrow_schema, vector_type
+from icl.bank.schema import RESERVED, BankError, BankMetadata, arrow_schema, vector_type
+from icl.bank.vector_files import vectors
 from icl.common.failures import RowFailure
 from icl.common.files import digest
 from icl.data import VECTOR_COLUMNS, Source
@@ -30,7 +30,7 @@ _BATCH, _CHUNK, _SECONDS = 1 << 10, 1 << 16, 60.0
 _STRINGS = ("id", "image", "text")
 
 
-class Ingest:
+class RowIngest:
     """Turns batches into tables of one schema: that of an existing bank, or that which the first batch decides."""
 
     def __init__(
@@ -44,14 +44,14 @@ class Ingest:
         self.c = positive("c", c if lift is None else lift.c.item())
         self.schema = schema
 
-    def meta_of(self, schema: pa.Schema) -> Meta:
+    def meta_of(self, schema: pa.Schema) -> BankMetadata:
         widths = {f.name: f.type.list_size for f in schema if f.name in VECTOR_COLUMNS}
-        return Meta(widths.pop("point"), self.c, widths, self.embedder.name if self.embedder else None)
+        return BankMetadata(widths.pop("point"), self.c, widths, self.embedder.name if self.embedder else None)
 
     def tables(
         self,
         rows: Source,
-        begun: Build | None,
+        begun: BuildRecord | None,
         on_failure: Callable[[RowFailure], None] | None,
         progress: Callable[[int], None] | None,
     ) -> Iterator[pa.Table]:
@@ -78,7 +78,7 @@ class Ingest:
         if any(t.num_rows for t in waiting) and (begun is None or begun.confirmed):
             yield pa.concat_tables(waiting)
 
-    def reread(self, rows: Source, begun: Build) -> None:
+    def reread(self, rows: Source, begun: BuildRecord) -> None:
         """Refuse rows that are not those of a finished build, without embedding any."""
         for batch in read_rows(rows, _BATCH):
             begun.fresh(batch)

@@ -14,9 +14,9 @@ from torch import Tensor
 from hyperbolic import plot
 from hyperbolic.plot.pictures import load_image
 from icl.bank.anchor_bank import AnchorBank, Hits
-from icl.bank.facts import describe_bank, readable
 from icl.bank.schema import BankError
 from icl.bank.selection.select_rows import Queries, own_rows
+from icl.bank.summary import describe_bank, readable
 from icl.data import VECTOR_COLUMNS
 
 _THUMBNAIL = 240  # pixels

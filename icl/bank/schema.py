@@ -22,7 +22,7 @@ from icl.data import VECTOR_COLUMNS
 
 FORMAT = 1
 RESERVED = (*VECTOR_COLUMNS, "depth", "digest")
-META, BUILD, ROWS = "bank.json", "build.json", "anchors.lance"
+METADATA_FILE, BUILD_FILE, ROWS_FOLDER = "bank.json", "build.json", "anchors.lance"
 
 
 class BankError(ValueError):
@@ -30,7 +30,7 @@ class BankError(ValueError):
 
 
 @dataclass(frozen=True)
-class Meta:
+class BankMetadata:
     """The facts of a bank that hold for all its versions."""
 
     dim: int
@@ -45,17 +45,19 @@ class Meta:
         return self.dim if column == "point" else self.widths[column]
 
     def write(self, folder: Path) -> None:
-        write_json(folder / META, asdict(self))
+        write_json(folder / METADATA_FILE, asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> Meta:
-        path = folder / META
+    def read(cls, folder: Path) -> BankMetadata:
+        path = folder / METADATA_FILE
         if not folder.is_dir():
             raise BankError(f"there is no bank at {folder}: build one with AnchorBank.build or `icl bank build`")
         if not path.exists():
-            if (folder / ROWS).exists() or (folder / BUILD).exists():
+            if (folder / ROWS_FOLDER).exists() or (folder / BUILD_FILE).exists():
                 raise BankError(f"the build of {folder} did not finish: run the same build again, it goes on there")
-            raise BankError(f"{folder} is not a bank, it has no {META}: name the folder that was given to build")
+            raise BankError(
+                f"{folder} is not a bank, it has no {METADATA_FILE}: name the folder that was given to build"
+            )
         try:
             values = read_json(path)
             if not isinstance(values, dict) or "format" not in values:

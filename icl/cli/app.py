@@ -65,10 +65,10 @@ def build(
     depth, and hyperbolic selection is that by cosines. A lift that was learned (icl lift fit) gives depths. The rows
     of a bank are lifted again without being embedded again.
     """
-    from icl.bank import META, AnchorBank, Embedder, HyperbolicLift, Meta, has_depth
+    from icl.bank import METADATA_FILE, AnchorBank, BankMetadata, Embedder, HyperbolicLift, has_depth
 
-    if model is None and (source / META).exists():
-        model = Meta.read(source).embedder
+    if model is None and (source / METADATA_FILE).exists():
+        model = BankMetadata.read(source).embedder
     embedder = None if model is None else Embedder(model, device, batch_size=batch_size)
     if lift is not None:
         raised: HyperbolicLift | None = HyperbolicLift.load(lift)
@@ -114,9 +114,9 @@ def append(
 @bank_app.command(epilog="Example: icl bank info bank")
 def info(bank: Bank, as_json: AsJson = False) -> None:
     """Show what is in a bank."""
-    from icl.bank import Meta
+    from icl.bank import BankMetadata
 
-    Meta.read(bank)  # says that there is none before anything else is imported
+    BankMetadata.read(bank)  # says that there is none before anything else is imported
     from icl.bank import describe_bank, open_bank, readable
 
     known = describe_bank(bank, *open_bank(bank))
@@ -291,9 +291,9 @@ def fit(
 
 
 def _open(folder: Path) -> AnchorBank:
-    from icl.bank import Meta
+    from icl.bank import BankMetadata
 
-    Meta.read(folder)  # says that there is none before torch is imported
+    BankMetadata.read(folder)  # says that there is none before torch is imported
     from icl.bank import AnchorBank
 
     return AnchorBank.open(folder)

@@ -17,7 +17,7 @@ Message: TypeAlias = Mapping[str, Any]
 
 
 class Examples(Protocol):
-    """A list of examples, or :class:`icl.bank.Demonstrated`."""
+    """A list of examples, or :class:`icl.bank.DemonstratedRecords`."""
 
     def __len__(self) -> int: ...
 
@@ -73,6 +73,8 @@ def format_query(records: Records, row: int, prompt: str) -> str:
     try:
         return prompt.format_map(fields).strip()
     except KeyError as error:
-        raise ValueError(f"Demonstrated: prompt must have fields of {', '.join(fields)}, got {error}") from None
+        raise ValueError(f"DemonstratedRecords: prompt must have fields of {', '.join(fields)}, got {error}") from None
     except (LookupError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f'Demonstrated: prompt must be such as "{{question}}", got {prompt!r}: {error}') from None
+        raise ValueError(
+            f'DemonstratedRecords: prompt must be such as "{{question}}", got {prompt!r}: {error}'
+        ) from None

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from hyperbolic.version import __version__
 from icl.adapters import Adapters, attach
 from icl.attention import internals, load_model, model_identity
-from icl.bank import Demonstrated
+from icl.bank import DemonstratedRecords
 from icl.data import format_query
 from icl.prompts import Collator
 from icl.training import learning_rate as rates
@@ -71,9 +71,10 @@ def train(run: TrainingRun, out: str | Path, on_step: Step | None = None) -> dic
     digests = {part: split.digest(seed) for part, split in splits.items()} | {"model": model_identity(run.model)}
     if shots != 0 and run.data.pool not in (None, run.data.train):
         digests["pool"] = open_split(str(run.data.pool), "train", run.data.demonstrations).digest(seed)
-    if isinstance(examples["train"], Demonstrated) and (chosen := examples["train"].choice) is not None:
-        digests["demonstrations"] = chosen
-    examples["train"] = sample(examples["train"], run.data.samples, seed)
+    train = examples["train"]
+    if isinstance(train, DemonstratedRecords) and train.selection_digest is not None:
+        digests["demonstrations"] = train.selection_digest
+    examples["train"] = sample(train, run.data.samples, seed)
     record = find_record(run, digests, out)
     if record is not None and record["finished"]:
         _LOGGER.info(

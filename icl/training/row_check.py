@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from icl.bank import Demonstrated
+from icl.bank import DemonstratedRecords
 from icl.common.configuration import meant
 from icl.common.failures import RowFailure
 from icl.data import LIST_COLUMNS, TEXT_COLUMNS, Examples, Records, format_query
@@ -46,7 +46,7 @@ def check_rows(sets: Mapping[str, Examples], answered: Collection[str], folder: 
     results: dict[Place, str | RowFailure] = {}
     for name, examples in sets.items():
         whole, rows = (examples.examples, examples.rows) if isinstance(examples, SampledExamples) else (examples, None)
-        if not isinstance(whole, Demonstrated):
+        if not isinstance(whole, DemonstratedRecords):
             continue  # of the testbed, which makes its rows
         queries = [(whole.records, row) for row in (range(len(whole)) if rows is None else rows)]
         pool = [(whole.pool, row) for row in range(len(whole.pool) if whole.k else 0)]
@@ -69,24 +69,24 @@ def check_rows(sets: Mapping[str, Examples], answered: Collection[str], folder: 
         raise RowError(failures, len(results), file)
 
 
-def _read(examples: Demonstrated, place: Place) -> str | RowFailure:
+def _read(examples: DemonstratedRecords, place: Place) -> str | RowFailure:
     """What a row shows (:func:`icl.data.digest_content`), or why it cannot be read."""
     records, row = place
     try:
-        return examples.ask(records, row)[1]
+        return examples.user_message(records, row)[1]
     except ValueError as error:
         return RowFailure(row, records.where(row), str(error.__cause__ or error))
 
 
 def _unfit(
-    examples: Demonstrated,
+    examples: DemonstratedRecords,
     queries: list[Place],
     pool: list[Place],
     results: Mapping[Place, str | RowFailure],
     ask: bool,
 ) -> Iterator[tuple[Place, RowFailure]]:
     """Queries that can be read and have no answer, or not enough others to be shown."""
-    drawn = bool(pool) and examples.choice is None
+    drawn = bool(pool) and examples.selection_digest is None
     counts = Counter(results[place] for place in pool)
     shows = {records.ids[row]: results[records, row] for records, row in pool}
     for records, row in queries:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from icl.bank import Demonstrated
+from icl.bank import DemonstratedRecords
 from icl.common.choices import Strategy
 from icl.common.files import digest, digest_file
 from icl.common.sources import find_source
@@ -93,7 +93,7 @@ class FileSplit(Split):
         pool = self.demonstrations.pool
         return self.records if pool in (None, self.source) else Records(str(pool))
 
-    def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> Demonstrated:
+    def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> DemonstratedRecords:
         settings, shots = self.demonstrations, SHOTS if shots is None else shots
         bank = queries = None
         if shots and strategy != "random":
@@ -105,7 +105,7 @@ class FileSplit(Split):
 
             bank = AnchorBank.open(settings.bank)
             queries = None if self.pool is self.records else self._queries(bank)
-        return Demonstrated(
+        return DemonstratedRecords(
             self.records,
             self.pool if shots else self.records,
             shots,
@@ -176,13 +176,17 @@ def sample(examples: Examples, count: int | None, seed: int) -> Examples:
     if not 1 <= count <= len(examples):
         raise ValueError(f"samples must be from 1 to {len(examples)}, the rows of the training set, got {count}")
     rows = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
-    return SampledExamples(examples, rows) if isinstance(examples, Demonstrated) else [examples[row] for row in rows]
+    return (
+        SampledExamples(examples, rows)
+        if isinstance(examples, DemonstratedRecords)
+        else [examples[row] for row in rows]
+    )
 
 
 class SampledExamples:
     """Some of the examples, whose demonstrations change with the epoch as theirs do."""
 
-    def __init__(self, examples: Demonstrated, rows: Sequence[int]):
+    def __init__(self, examples: DemonstratedRecords, rows: Sequence[int]):
         self.examples, self.rows = examples, rows
         self.set_epoch = examples.set_epoch
 

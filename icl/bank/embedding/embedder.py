@@ -20,7 +20,7 @@ from icl.common.failures import RowFailure
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingBatch:
     """Unit vectors (rows that worked, width), which rows these are, and those that failed."""
 
     embeddings: Tensor
@@ -66,7 +66,7 @@ class Embedder:
         """Of the embeddings; configurations call it by many names, so it is measured."""
         return self.texts([""]).embeddings.shape[1]
 
-    def images(self, images: Sequence[str | Path | Image.Image]) -> Embedded:
+    def images(self, images: Sequence[str | Path | Image.Image]) -> EmbeddingBatch:
         """One that does not decode is skipped and reported."""
 
         def load(image: str | Path | Image.Image) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class Embedder:
 
         return self._embed(images, load, features)
 
-    def texts(self, texts: Sequence[str]) -> Embedded:
+    def texts(self, texts: Sequence[str]) -> EmbeddingBatch:
         """Longer texts than the model reads are cut."""
 
         def load(text: str) -> str:
@@ -100,7 +100,7 @@ class Embedder:
 
     def _embed(
         self, items: Sequence[Any], load: Callable[[Any], Any], features: Callable[[list[Any]], Any]
-    ) -> Embedded:
+    ) -> EmbeddingBatch:
         results, rows, failures = [], [], []
         with ThreadPoolExecutor() as pool:
 
@@ -126,7 +126,7 @@ class Embedder:
                     pooled = out if isinstance(out, Tensor) else out.pooler_output
                     results.append(normalize(pooled.float(), dim=-1).cpu())
         embeddings = torch.cat(results) if results else torch.zeros(0, self.width)
-        return Embedded(embeddings, torch.tensor(rows, dtype=torch.int64), failures)
+        return EmbeddingBatch(embeddings, torch.tensor(rows, dtype=torch.int64), failures)
 
 
 def _device(name: str) -> torch.device:

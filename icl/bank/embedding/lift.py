@@ -88,7 +88,7 @@ class HyperbolicLift(nn.Module):
 
 
 @dataclass
-class Quality:
+class LiftQuality:
     """What a lift makes of held-out pairs."""
 
     loss: float
@@ -102,8 +102,8 @@ class Quality:
 class FitReport:
     """What moved: quality on the dev pairs before and after, and the loss of every epoch."""
 
-    before: Quality
-    after: Quality
+    before: LiftQuality
+    after: LiftQuality
     best_epoch: int
     """Counted from 1; 0 if no epoch was better than the start."""
     c: float
@@ -195,7 +195,7 @@ def quality(
     pairs: Tensor,
     loss: float,
     specificity: Tensor | None = None,
-) -> Quality:
+) -> LiftQuality:
     """How the second of each pair ranks among the seconds of all, seen from the first; ``loss`` is taken over."""
     seconds, labels = pairs[:, 1].unique(return_inverse=True)
     x, y = lift(embeddings[pairs[:, 0]]), lift(embeddings[seconds])
@@ -204,7 +204,7 @@ def quality(
     if specificity is not None:
         rows = pairs.unique()
         correlation = metrics.rank_correlation(metrics.depth(lift(embeddings[rows]), c=lift.c), specificity[rows])
-    return Quality(
+    return LiftQuality(
         loss=loss,
         recall={k: metrics.recall(found, k) for k in RECALL_AT},
         mean_rank=found.double().mean().item(),

@@ -26,9 +26,9 @@ from usearch.compiled import MetricKind, MetricSignature
 from usearch.index import BatchMatches, CompiledMetric, Index
 
 import hyperbolic
-from icl.bank import columns
+from icl.bank import vector_files
 from icl.bank.anchor_bank import AnchorBank, Hits
-from icl.bank.checks import finite, whole
+from icl.bank.arguments import finite, whole
 from icl.bank.schema import BankError
 from icl.common.files import read_json, write_json
 
@@ -43,7 +43,7 @@ _ROWS, _QUERIES = 1 << 14, 32
 
 
 @dataclass(frozen=True)
-class Record:
+class IndexRecord:
     """What an index was built for, and what was measured."""
 
     version: int
@@ -66,7 +66,7 @@ class Record:
     def checksum_with(self, index: Path) -> int:
         """The CRC-32 of this record and of a file."""
         fields = json.dumps(asdict(replace(self, checksum=0)))
-        return columns.checksum(index, zlib.crc32(fields.encode()))
+        return vector_files.checksum(index, zlib.crc32(fields.encode()))
 
     def why_not(self, bank: AnchorBank, k: int, depth_weight: float) -> str | None:
         """Why this index cannot serve a search, if it cannot."""
@@ -89,7 +89,7 @@ def build_index(
     *,
     depth_weight: float = 0.0,
     progress: Callable[[int], None] | None = None,
-) -> Record:
+) -> IndexRecord:
     """Builds the index of the bank's version, in place of any other, and measures it.
 
     The smallest expansion is taken with which the ``k`` best rows of held-out queries are found with the given
@@ -150,11 +150,11 @@ def _least_scores(bank: AnchorBank, query: Tensor, held: Tensor, k: int, depth_w
 
 def _measured(
     index: Index, bank: AnchorBank, query: Tensor, least: Tensor, wanted: float, k: int, depth_weight: float
-) -> Record:
+) -> IndexRecord:
     for expansion in [e for e in _EXPANSIONS if e >= k] or [2 * k]:
         # Float distances may swap rows that are nearly tied. A depth moves rows from anywhere to the front.
         candidates = min(len(index), expansion if depth_weight else min(expansion, 2 * k))
-        record = Record(bank.version, k, depth_weight, wanted, 0.0, index.connectivity, expansion, candidates)
+        record = IndexRecord(bank.version, k, depth_weight, wanted, 0.0, index.connectivity, expansion, candidates)
         rows = _candidates(index, bank, query, record)
         if rows is None:
             continue
@@ -166,7 +166,7 @@ def _measured(
     return record
 
 
-def _candidates(index: Index, bank: AnchorBank, query: Tensor, record: Record) -> Tensor | None:
+def _candidates(index: Index, bank: AnchorBank, query: Tensor, record: IndexRecord) -> Tensor | None:
     """Rows for each query (N, candidates); None if the graph did not lead to as many."""
     index.expansion_search = record.expansion  # type: ignore[misc]  # the setter is apart from the property
     points = (query * math.sqrt(bank.meta.c)).numpy()
@@ -218,11 +218,11 @@ def _metric() -> CompiledMetric:
 # --- on disk -------------------------------------------------------------------------------------------------------
 
 
-def _path(folder: Path, record: Record) -> Path:
+def _path(folder: Path, record: IndexRecord) -> Path:
     return folder / f"{record.version}.usearch"
 
 
-def _save(index: Index, folder: Path, record: Record) -> None:
+def _save(index: Index, folder: Path, record: IndexRecord) -> None:
     folder.mkdir(exist_ok=True)
     path = _path(folder, record)
     temporary = path.with_suffix(f".{os.getpid()}")
@@ -236,17 +236,17 @@ def _save(index: Index, folder: Path, record: Record) -> None:
             other.unlink(missing_ok=True)
 
 
-def _read(folder: Path) -> Record | None:
+def _read(folder: Path) -> IndexRecord | None:
     """The record of an index that is there as a whole, if its fields are numbers."""
     try:
-        record = Record(**read_json(folder / "index.json"))
+        record = IndexRecord(**read_json(folder / "index.json"))
     except (OSError, ValueError, TypeError):
         return None
     numbers = all(isinstance(value, int | float) for value in asdict(record).values())
     return record if numbers and _path(folder, record).exists() else None
 
 
-def _opened(folder: Path, record: Record, dim: int) -> Index | None:
+def _opened(folder: Path, record: IndexRecord, dim: int) -> Index | None:
     """The index, memory-mapped; None if it is not what was saved, which could crash whoever walks it."""
     path = _path(folder, record)
     try:
@@ -256,7 +256,7 @@ def _opened(folder: Path, record: Record, dim: int) -> Index | None:
 
 
 @lru_cache(maxsize=4)
-def _mapped(path: Path, made: int, record: Record, dim: int) -> Index:
+def _mapped(path: Path, made: int, record: IndexRecord, dim: int) -> Index:
     if record.checksum_with(path) != record.checksum:
         raise ValueError(f"{path} is damaged")
     index = Index(ndim=dim, metric=_metric(), dtype="f32", enable_key_lookups=False)

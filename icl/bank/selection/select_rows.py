@@ -20,12 +20,12 @@ from torch.nn.functional import normalize
 
 from hyperbolic import pairwise
 from icl.bank.anchor_bank import AnchorBank
-from icl.bank.checks import whole
-from icl.bank.columns import vectors
+from icl.bank.arguments import whole
 from icl.bank.embedding.embedder import Embedder
 from icl.bank.filters import quoted
-from icl.bank.ingest import Ingest
+from icl.bank.ingest import RowIngest
 from icl.bank.schema import BankError
+from icl.bank.vector_files import vectors
 from icl.common.choices import Order, Strategy
 from icl.common.failures import RowFailure
 from icl.data import Source
@@ -61,7 +61,7 @@ class Queries:
         on_failure: Callable[[RowFailure], None] | None = None,
     ) -> Queries:
         """Of rows such as :meth:`AnchorBank.build` reads, embedded and lifted as those of the bank were."""
-        tables = list(Ingest(embedder, bank.lift, bank.meta.c).tables(rows, None, on_failure, None))
+        tables = list(RowIngest(embedder, bank.lift, bank.meta.c).tables(rows, None, on_failure, None))
         if not tables:
             raise BankError("there is no query: no row could be read and embedded")
         table = pa.concat_tables(tables)

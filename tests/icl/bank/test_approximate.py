@@ -184,7 +184,7 @@ def test_arguments(bank: AnchorBank) -> None:
     with pytest.raises(BankError, match="query must be finite in float32, and row 1 is not"):
         ann.search_index(bank, torch.tensor([[0.0] * 16, [torch.nan] * 16]), 3)
     for k in (True, 2.5, "3"):
-        with pytest.raises(BankError, match=r"ann\.build: k must be a whole number"):
+        with pytest.raises(BankError, match=r"build_index: k must be a whole number"):
             ann.build_index(bank, k=k)  # type: ignore[arg-type]
 
 

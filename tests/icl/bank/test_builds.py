@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from icl.bank.anchor_bank import AnchorBank
-from icl.bank.embedding.embedder import Embedded
+from icl.bank.embedding.embedder import EmbeddingBatch
 from icl.bank.embedding.lift import HyperbolicLift
 from icl.bank.schema import BankError
 
@@ -32,9 +32,9 @@ class Letters:
     def __init__(self, name: str = "letters", dtype: torch.dtype = torch.float32):
         self.name, self.dtype = name, dtype
 
-    def texts(self, texts: list[str]) -> Embedded:
+    def texts(self, texts: list[str]) -> EmbeddingBatch:
         embeddings = torch.tensor([[len(text), text.count("a") + 1.0, ord(text[-1])] for text in texts])
-        return Embedded(embeddings, torch.arange(len(texts)), [])
+        return EmbeddingBatch(embeddings, torch.arange(len(texts)), [])
 
 
 def lift(seed: int = 0) -> HyperbolicLift:

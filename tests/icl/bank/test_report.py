@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from icl.bank.anchor_bank import AnchorBank
-from icl.bank.facts import describe_bank, readable
 from icl.bank.report import write_report
 from icl.bank.schema import BankError
 from icl.bank.selection.select_rows import Queries
+from icl.bank.summary import describe_bank, readable
 
 HOSTILE = "\"><script>alert('x')</script>{{ 7*7 }}$x^{$"
 

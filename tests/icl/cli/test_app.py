@@ -288,12 +288,12 @@ SLOW = """
     import icl.bank.ingest
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background has ignored
     icl.bank.ingest._BATCH = icl.bank.ingest._CHUNK = 10
-    sink = icl.bank.ingest.Ingest._table
+    sink = icl.bank.ingest.RowIngest._table
     def slowly(self, *args):
         import time
         time.sleep(0.05)
         return sink(self, *args)
-    icl.bank.ingest.Ingest._table = slowly
+    icl.bank.ingest.RowIngest._table = slowly
     from icl.cli.app import app
     app(sys.argv[1:])
 """

@@ -298,7 +298,7 @@ def test_too_little_memory_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) 
     def allocate(*args: Any, **kwargs: Any) -> None:
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr("icl.bank.schema.Meta.read", allocate)
+    monkeypatch.setattr("icl.bank.schema.BankMetadata.read", allocate)
     assert "not enough memory" in run("bank", "info", "bank").stderr
 
 
@@ -306,7 +306,7 @@ def test_faults_of_ours_are_no_errors_of_the_user(monkeypatch: pytest.MonkeyPatc
     def fault(*args: Any, **kwargs: Any) -> None:
         raise TypeError("a fault")
 
-    monkeypatch.setattr("icl.bank.schema.Meta.read", fault)
+    monkeypatch.setattr("icl.bank.schema.BankMetadata.read", fault)
     result = CliRunner().invoke(app, ["bank", "info", "bank"])
     assert isinstance(result.exception, TypeError)
 
@@ -315,7 +315,7 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("icl.bank.schema.Meta.read", interrupted)
+    monkeypatch.setattr("icl.bank.schema.BankMetadata.read", interrupted)
     result = CliRunner().invoke(app, ["bank", "info", "bank"])
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "stopped\n")
 

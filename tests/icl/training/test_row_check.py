@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from icl.bank.selection.demonstrated import Demonstrated
+from icl.bank.selection.demonstrated_records import DemonstratedRecords
 from icl.cli.app import app
 from icl.data.records import Records
 from icl.training.row_check import RowError, check_rows
@@ -49,44 +49,44 @@ def test_broken_images(folder: Path) -> None:
     path = write(folder, "train.jsonl")
     records = Records(path)
     broken = [(row, f"{path}, line {row + 1}") for row in sorted(BROKEN)]
-    alone, shown = (Demonstrated(records, records, k) for k in (0, 2))
+    alone, shown = (DemonstratedRecords(records, records, k) for k in (0, 2))
     assert listed({"train": alone, "dev": shown}, ()) == broken
     drawn = sample(alone, 3, 1)
     assert listed({"train": drawn}, ()) == [(r, w) for r, w in broken if r in drawn.rows]  # type: ignore[union-attr]
     good = Records(write(folder, "good.jsonl", (0, 1, 3, 4)))
-    check_rows({"train": Demonstrated(good, good, 3)}, {"train"}, folder)
-    assert listed({"train": Demonstrated(good, records, 2)}, (), folder) == broken
+    check_rows({"train": DemonstratedRecords(good, good, 3)}, {"train"}, folder)
+    assert listed({"train": DemonstratedRecords(good, records, 2)}, (), folder) == broken
     rows = [json.loads(line) for line in (folder / "failures.jsonl").read_text().splitlines()]
     assert [(row["row"], row["what"]) for row in rows] == broken
     assert "cannot identify image file" in rows[0]["reason"]
-    check_rows({"train": Demonstrated(good, good, 3)}, {"train"}, folder)
+    check_rows({"train": DemonstratedRecords(good, good, 3)}, {"train"}, folder)
     assert not (folder / "failures.jsonl").exists(), "nothing is wrong any more"
 
 
 def test_answers() -> None:
     rows = Records({"question": ["a", "b", "c", "d"], "answer": ["x", None, " ", "y"]})
-    examples = Demonstrated(rows, rows, 0)
+    examples = DemonstratedRecords(rows, rows, 0)
     check_rows({"train": examples}, ())
     assert listed({"train": examples}, {"train"}) == [(1, "records, row 1"), (2, "records, row 2")]
     empty = Records({"question": ["a", "b"], "answer": [None, None]})
     with pytest.raises(RowError, match="2 of 2 rows cannot be used: records, row 0: there is no answer"):
-        check_rows({"train": Demonstrated(empty, empty, 0)}, {"train"})
+        check_rows({"train": DemonstratedRecords(empty, empty, 0)}, {"train"})
     with pytest.raises(ValueError, match=r"records, row 1 \(and 1 more rows\): a demonstration needs an answer"):
-        Demonstrated(rows, rows, 1)
+        DemonstratedRecords(rows, rows, 1)
 
 
 def test_rows_that_differ() -> None:
     """From a query, by id and by text: as many must be there as are shown."""
     rows = Records({"id": ["a", "b", "c", "d"], "question": ["2", "2", "3", "4"], "answer": ["x"] * 4})
-    check_rows({"train": Demonstrated(rows, rows, 2)}, ())
-    assert [row for row, _ in listed({"train": Demonstrated(rows, rows, 3)}, ())] == [0, 1]
+    check_rows({"train": DemonstratedRecords(rows, rows, 2)}, ())
+    assert [row for row, _ in listed({"train": DemonstratedRecords(rows, rows, 3)}, ())] == [0, 1]
     queries = Records({"id": ["a", "z", "y"], "question": ["4", "2", "5"]})
     # the first is "a" by id and "d" by text, the second "a" and "b" by text
-    assert [row for row, _ in listed({"train": Demonstrated(queries, rows, 3)}, ())] == [0, 1]
+    assert [row for row, _ in listed({"train": DemonstratedRecords(queries, rows, 3)}, ())] == [0, 1]
     for row, k in ((0, 2), (1, 2), (2, 4)):
-        Demonstrated(queries, rows, k)[row]
+        DemonstratedRecords(queries, rows, k)[row]
     with pytest.raises(ValueError, match=r"prompt must have fields of .*, got 'hint'"):
-        check_rows({"train": Demonstrated(rows, rows, 2, prompt="{hint}")}, ())
+        check_rows({"train": DemonstratedRecords(rows, rows, 2, prompt="{hint}")}, ())
 
 
 def run(*args: Any) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 import lance
 import numpy as np
 
-from icl.bank.schema import Meta
-from icl.bank.store import reading, versions
+from icl.bank.lance_rows import reading, versions
+from icl.bank.schema import BankMetadata
 from icl.data import VECTOR_COLUMNS
 
 
-def describe_bank(folder: Path, meta: Meta, rows: lance.LanceDataset) -> dict[str, Any]:
+def describe_bank(folder: Path, meta: BankMetadata, rows: lance.LanceDataset) -> dict[str, Any]:
     """Return the facts of a bank in one of its versions, of types that JSON has."""
     with reading(folder, rows.version):
         depth = rows.to_table(columns=["depth"]).column("depth").to_numpy()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hyperbolic import lorentz
-from icl.bank.search import cells
+from icl.bank.search import lorentz_kmeans
 
 C = 0.6
 
@@ -29,18 +29,18 @@ def clusters(n: int, count: int = 12, dim: int = 8) -> tuple[Tensor, Tensor]:
 
 def test_nearest_cell_and_probes() -> None:
     points, _ = clusters(300)
-    centroids = cells.kmeans(points, 9, c=C)
+    centroids = lorentz_kmeans.kmeans(points, 9, c=C)
     d = dist(points, centroids)
-    assert torch.equal(cells.assign(points, centroids, c=C), d.argmin(1))
+    assert torch.equal(lorentz_kmeans.assign(points, centroids, c=C), d.argmin(1))
     # the rank of every cell, by counting those that are nearer
     want = (d[:, :, None] > d[:, None, :]).sum(2) + 1
-    assert torch.equal(cells.probes(points, torch.arange(9).expand(300, -1), centroids, c=C), want)
+    assert torch.equal(lorentz_kmeans.probes(points, torch.arange(9).expand(300, -1), centroids, c=C), want)
 
 
 def test_centroids_are_a_fixed_point() -> None:
     """No point has a nearer centroid, and no centroid can be moved to lower its cell's sum of cosh D."""
     points, _ = clusters(500)
-    centroids = cells.kmeans(points, 6, c=C, iterations=100).double()
+    centroids = lorentz_kmeans.kmeans(points, 6, c=C, iterations=100).double()
     assert torch.isfinite(centroids).all()
     d = dist(points, centroids)
     cell = d.argmin(1)
@@ -58,7 +58,7 @@ def test_centroids_are_a_fixed_point() -> None:
 def test_finds_clusters() -> None:
     """As many cells as there are clusters, or more: none holds points of two."""
     points, which = clusters(1500)
-    cell = cells.assign(points, cells.kmeans(points, 48, c=C), c=C)
+    cell = lorentz_kmeans.assign(points, lorentz_kmeans.kmeans(points, 48, c=C), c=C)
     assert torch.bincount(cell, minlength=48).min() > 0
     mixed = torch.zeros(48, 12).index_put_((cell, which), torch.tensor(1.0))
     assert (mixed.sum(1) == 1).double().mean() >= 0.9
@@ -66,7 +66,7 @@ def test_finds_clusters() -> None:
 
 def test_deterministic_by_seed() -> None:
     points, _ = clusters(3000)
-    first, again, other = (cells.kmeans(points, 8, c=C, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (lorentz_kmeans.kmeans(points, 8, c=C, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -74,9 +74,11 @@ def test_deterministic_by_seed() -> None:
 def test_few_points() -> None:
     """As many cells as points: each its own; and equal points, which leave cells empty."""
     points, _ = clusters(5)
-    assert torch.equal(cells.assign(points, cells.kmeans(points, 5, c=C), c=C).sort().values, torch.arange(5))
+    assert torch.equal(
+        lorentz_kmeans.assign(points, lorentz_kmeans.kmeans(points, 5, c=C), c=C).sort().values, torch.arange(5)
+    )
     same = points[:1].repeat(7, 1)
-    centroids = cells.kmeans(same, 3, c=C)
+    centroids = lorentz_kmeans.kmeans(same, 3, c=C)
     assert dist(same[:1], centroids).max() < 1e-3
     with pytest.raises(ValueError, match="cells must be from 1 to the 5 points, got 6"):
-        cells.kmeans(points, 6, c=C)
+        lorentz_kmeans.kmeans(points, 6, c=C)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from icl.bank.anchor_bank import AnchorBank
-from icl.bank.embedding.embedder import Embedded
+from icl.bank.embedding.embedder import EmbeddingBatch
 from icl.bank.embedding.lift import HyperbolicLift
 from icl.bank.schema import BankError
 from icl.common.failures import RowFailure
@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import ray
 
-    from icl.bank.search import cluster
+    from icl.bank.search import ray_cluster
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +43,7 @@ def embedder(kill_at: str | None = None, marker: Path | None = None) -> Any:
         name = "letters"
         images = None
 
-        def texts(self, texts: list[str]) -> Embedded:
+        def texts(self, texts: list[str]) -> EmbeddingBatch:
             if kill_at in texts and marker is not None and not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -51,7 +51,7 @@ def embedder(kill_at: str | None = None, marker: Path | None = None) -> Any:
             rows = torch.tensor([i for i in range(len(texts)) if i not in fails], dtype=torch.int64)
             each = [torch.Generator().manual_seed(sum(map(ord, texts[i])) + len(texts[i])) for i in rows]
             embeddings = torch.stack([torch.randn(6, generator=g) for g in each])
-            return Embedded(embeddings, rows, [RowFailure(i, texts[i], "broken") for i in fails])
+            return EmbeddingBatch(embeddings, rows, [RowFailure(i, texts[i], "broken") for i in fails])
 
     return Letters
 
@@ -80,7 +80,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> AnchorBank:
 def test_same_rows_though_a_worker_dies(single: AnchorBank, tmp_path: Path) -> None:
     """The second block kills the worker that has it, after others were written."""
     marker, failures, done = tmp_path / "killed", [], []
-    bank = cluster.build(
+    bank = ray_cluster.build(
         tmp_path / "bank",
         rows(200, (7, 120)),
         embedder=embedder("text 8100", marker),
@@ -104,16 +104,16 @@ def test_a_dataset_of_ray(tmp_path: Path) -> None:
     table = pa.table({"id": ids, "text": [f"text {i}" for i in range(40)], "year": range(40)})
     want = AnchorBank.build(tmp_path / "single", table, embedder=embedder()(), lift=lift())
     data = ray.data.from_arrow([table.slice(i, 10) for i in range(0, 40, 10)])
-    bank = cluster.build(tmp_path / "bank", data, embedder=embedder(), lift=lift(), workers=2)
+    bank = ray_cluster.build(tmp_path / "bank", data, embedder=embedder(), lift=lift(), workers=2)
     assert same(bank, want)
     with pytest.raises(BankError, match="need an id"):
-        cluster.build(tmp_path / "other", ray.data.from_arrow(table.drop(["id"])), embedder=embedder(), lift=lift())
+        ray_cluster.build(tmp_path / "other", ray.data.from_arrow(table.drop(["id"])), embedder=embedder(), lift=lift())
 
 
 def test_errors(single: AnchorBank, tmp_path: Path) -> None:
     """Nothing is left that looks like a bank, and the build can be run again."""
     with pytest.raises(BankError, match="there is a bank at"):
-        cluster.build(single.folder, rows(4))
+        ray_cluster.build(single.folder, rows(4))
     make = {"embedder": embedder(), "lift": lift(), "block_rows": 10}
     for given, message in (
         (rows(40, (25,)), "row 25: text 625 broken: broken"),
@@ -121,12 +121,12 @@ def test_errors(single: AnchorBank, tmp_path: Path) -> None:
         (pa.table({"id": pa.array([], pa.string())}), "there are no rows"),
     ):
         with pytest.raises(BankError, match=message):
-            cluster.build(tmp_path / "bank", given, **make)
+            ray_cluster.build(tmp_path / "bank", given, **make)
         with pytest.raises(BankError):
             AnchorBank.open(tmp_path / "bank")
     with pytest.raises(BankError, match="need a lift"):
-        cluster.build(tmp_path / "bank", {"id": ["a"]})
-    bank = cluster.build(tmp_path / "bank", rows(40), **make)
+        ray_cluster.build(tmp_path / "bank", {"id": ["a"]})
+    bank = ray_cluster.build(tmp_path / "bank", rows(40), **make)
     assert len(bank) == 40
     assert json.loads((tmp_path / "bank" / "bank.json").read_text())["embedder"] == "letters"
 
@@ -135,14 +135,16 @@ def test_errors(single: AnchorBank, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def sharded(single: AnchorBank, tmp_path_factory: pytest.TempPathFactory) -> cluster.ShardedBank:
+def sharded(single: AnchorBank, tmp_path_factory: pytest.TempPathFactory) -> ray_cluster.ShardedBank:
     folder = tmp_path_factory.mktemp("cluster") / "bank"
-    bank = cluster.build(folder, rows(200, (7, 120)), embedder=embedder(), lift=lift(), block_rows=30, on_failure=print)
+    bank = ray_cluster.build(
+        folder, rows(200, (7, 120)), embedder=embedder(), lift=lift(), block_rows=30, on_failure=print
+    )
     bank.delete(["00000031", "00000199"])
-    return cluster.ShardedBank(bank, 2)
+    return ray_cluster.ShardedBank(bank, 2)
 
 
-def check(sharded: cluster.ShardedBank) -> None:
+def check(sharded: ray_cluster.ShardedBank) -> None:
     """The best of all scores by the definition, in float64."""
     points = torch.cat(sharded.bank.vectors()).double()
     query = torch.randn(9, 4, generator=torch.Generator().manual_seed(1)) * 2
@@ -156,13 +158,13 @@ def check(sharded: cluster.ShardedBank) -> None:
         torch.testing.assert_close(hits.dist, (d / c**0.5).gather(1, want).float(), rtol=1e-5, atol=1e-5)
 
 
-def test_same_neighbours(sharded: cluster.ShardedBank) -> None:
+def test_same_neighbours(sharded: ray_cluster.ShardedBank) -> None:
     assert len(sharded.shards) == 2
     check(sharded)
-    assert len(cluster.ShardedBank(sharded.bank, 50).shards) == len(sharded.bank.dataset.get_fragments())
+    assert len(ray_cluster.ShardedBank(sharded.bank, 50).shards) == len(sharded.bank.dataset.get_fragments())
 
 
-def test_a_dead_shard_comes_back(sharded: cluster.ShardedBank) -> None:
+def test_a_dead_shard_comes_back(sharded: ray_cluster.ShardedBank) -> None:
     check(sharded)
     for shard in sharded.shards:
         process = ray.get(shard.__ray_call__.remote(lambda self: os.getpid()))

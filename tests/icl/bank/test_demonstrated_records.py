@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.schema import BankError
-from icl.bank.selection.demonstrated import Demonstrated
+from icl.bank.selection.demonstrated_records import DemonstratedRecords
 from icl.bank.selection.select_rows import Queries, select
 from icl.data.examples import Example
 from icl.data.records import Records
@@ -110,7 +110,7 @@ def test_every_form(folder: Path, form: Callable[[Path], Any]) -> None:
     assert len(records) == N
     assert records.ids == table()["id"]
     assert records.answers == table()["answer"]
-    example = Demonstrated(records, records, k=2, prompt="Question: {question} Short answer:")[4]
+    example = DemonstratedRecords(records, records, k=2, prompt="Question: {question} Short answer:")[4]
     image, text = example.student[0]["content"]
     assert image["image"].tobytes() == picture(4).tobytes()
     assert text["text"] == "Question: what is 4 ? Short answer:"
@@ -133,7 +133,7 @@ def test_several_images_answers_and_fields(folder: Path) -> None:
     assert records.answers == ["b", "b", None], "the most frequent, the first of equals"
     assert [record.references for record in records] == [("a", "b", "b"), ("b", "a"), ()]
     assert records.ids == ["00000000", "00000001", "00000002"]
-    asked = Demonstrated(records, records, k=0, prompt="{scene_text} {year} {question}")
+    asked = DemonstratedRecords(records, records, k=0, prompt="{scene_text} {year} {question}")
     assert [example.student[0]["content"][-1]["text"] for example in asked] == [
         "STOP 1984 which ?",
         "2001 why ?",
@@ -145,7 +145,7 @@ def test_several_images_answers_and_fields(folder: Path) -> None:
     lists = datasets.Dataset.from_dict({"images": [[str(folder / "images/3.png")] * 2]}).cast_column(
         "images", datasets.List(datasets.Image())
     )
-    (two,) = Demonstrated(Records(lists), Records(lists), k=0)
+    (two,) = DemonstratedRecords(Records(lists), Records(lists), k=0)
     assert [part["image"].tobytes() for part in two.student[0]["content"]] == [picture(3).tobytes()] * 2
 
 
@@ -153,7 +153,7 @@ def test_images_without_questions(folder: Path) -> None:
     """As for captions: the prompt says what is asked of all."""
     records = Records({"image": [str(folder / "images/0.png")], "answer": ["noise"]})
     for prompt, kinds in (("{question}", ["image"]), ("Describe it.", ["image", "text"])):
-        (example,) = Demonstrated(records, records, k=0, prompt=prompt)
+        (example,) = DemonstratedRecords(records, records, k=0, prompt=prompt)
         assert [part["type"] for part in example.student[0]["content"]] == kinds
 
 
@@ -247,7 +247,7 @@ def shown(example: Example) -> list[str]:
 
 def test_demonstrations(folder: Path) -> None:
     records = Records(jsonl(folder, table()))
-    drawn = Demonstrated(records, records, k=3, system="Be brief.")
+    drawn = DemonstratedRecords(records, records, k=3, system="Be brief.")
     for i, example in enumerate(drawn):
         assert example.student == [example.teacher[0], example.teacher[-1]]
         assert example.teacher[0] == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
@@ -268,13 +268,13 @@ def test_random_draws() -> None:
     rows = Records({"question": [str(i) for i in range(40)], "answer": [f"{i}" for i in range(40)]})
 
     def draws(seed: int, epoch: int) -> list[list[str]]:
-        drawn = Demonstrated(rows, rows, k=4, seed=seed)
+        drawn = DemonstratedRecords(rows, rows, k=4, seed=seed)
         drawn.set_epoch(epoch)
         return [shown(example) for example in drawn]
 
     assert draws(0, 0) == draws(0, 0)
     assert len({str(draws(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    drawn = Demonstrated(rows, rows, k=4)
+    drawn = DemonstratedRecords(rows, rows, k=4)
     first = shown(drawn[7])
     drawn.set_epoch(1)
     assert shown(drawn[7]) == draws(0, 1)[7] != first
@@ -283,13 +283,13 @@ def test_random_draws() -> None:
     assert "0" not in counts
     assert max(counts.values()) < 5.1 + 5 * 2.1
     assert len(counts) > 35
-    everything = Demonstrated(rows, rows, k=39)
+    everything = DemonstratedRecords(rows, rows, k=39)
     assert sorted(shown(everything[3])) == sorted(str(i) for i in range(40) if i != 3)
 
 
 def test_workers_see_the_epoch() -> None:
     rows = Records({"question": [str(i) for i in range(20)], "answer": [f"{i}" for i in range(20)]})
-    drawn = Demonstrated(rows, rows, k=2)
+    drawn = DemonstratedRecords(rows, rows, k=2)
     # lance, which the tests of banks import, does not let a process fork
     own = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "spawn"}
     loader = DataLoader(drawn, batch_size=4, collate_fn=list, **own)
@@ -315,15 +315,15 @@ def test_never_the_query_itself(tmp_path: Path) -> None:
         }
     )
     for epoch in range(5):
-        drawn = Demonstrated(pool, pool, k=2)
+        drawn = DemonstratedRecords(pool, pool, k=2)
         drawn.set_epoch(epoch)
         assert [sorted(shown(drawn[i])) for i in range(2)] == [["c", "d"]] * 2
         queries = Records({"id": ["c", "e"], "question": ["who ?", "what  ?"]})
-        others = Demonstrated(queries, pool, k=3)
+        others = DemonstratedRecords(queries, pool, k=3)
         others.set_epoch(epoch)
         assert [sorted(shown(example)) for example in others] == [["a", "b", "d"], ["a", "b", "c"]]
     with pytest.raises(ValueError, match="k must be at most 2 for records, row 0: no more of the pool differ from it"):
-        Demonstrated(pool, pool, k=3)[0]
+        DemonstratedRecords(pool, pool, k=3)[0]
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_demonstrations_of_a_bank(folder: Path, bank: AnchorBank) -> None:
     records = Records(jsonl(folder, table()))
     names = bank.take(range(N), ["id"]).column("id").to_pylist()
     for strategy in ("rices", "hyperbolic"):
-        drawn = Demonstrated(records, records, 2, strategy, bank=bank)
+        drawn = DemonstratedRecords(records, records, 2, strategy, bank=bank)
         rows = torch.tensor([names.index(name) for name in records.ids])
         want = select(bank, Queries.of_rows(bank, rows), 2, strategy)
         for example, mine in zip(drawn, want.tolist()):
@@ -351,16 +351,16 @@ def test_demonstrations_of_a_bank(folder: Path, bank: AnchorBank) -> None:
             assert example.answer not in shown(example)
     others = Records({"id": ["x", "y"], "question": ["one ?", "two ?"], "answer": ["1", "2"]})
     queries = Queries(points=torch.tensor([[0.1, 0.2, 0.3], [-0.3, 0.2, 0.0]]), ids=["x", "y"])
-    drawn = Demonstrated(others, records, 3, "hyperbolic", bank=bank, queries=queries)
+    drawn = DemonstratedRecords(others, records, 3, "hyperbolic", bank=bank, queries=queries)
     for example, mine in zip(drawn, select(bank, queries, 3).tolist()):
         assert shown(example) == [names[row].replace("q", "word ") for row in mine]
 
 
 def test_queries_in_parts_do_not_show(folder: Path, bank: AnchorBank, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(jsonl(folder, table()))
-    whole = [shown(example) for example in Demonstrated(records, records, 2, "rices", bank=bank)]
+    whole = [shown(example) for example in DemonstratedRecords(records, records, 2, "rices", bank=bank)]
     monkeypatch.setattr("icl.data.examples._QUERIES", 4)
-    assert [shown(example) for example in Demonstrated(records, records, 2, "rices", bank=bank)] == whole
+    assert [shown(example) for example in DemonstratedRecords(records, records, 2, "rices", bank=bank)] == whole
 
 
 def test_errors_of_demonstrated(folder: Path, bank: AnchorBank) -> None:
@@ -368,31 +368,37 @@ def test_errors_of_demonstrated(folder: Path, bank: AnchorBank) -> None:
     few = Records(jsonl(folder, {name: values[:3] for name, values in table().items()}, "few.jsonl"))
     other = Records({"id": ["x"], "question": ["what ?"]})
     cases: list[tuple[Any, str]] = [
-        (lambda: Demonstrated(records, records, -1), "k must be from 0 to 6, the records of the pool, got -1"),
-        (lambda: Demonstrated(records, records, 7), "k must be from 0 to 6"),
-        (lambda: Demonstrated(records, other, 1), "records, row 0: a demonstration needs an answer"),
-        (lambda: Demonstrated(records, records, 1, "rices"), "rices needs the bank"),
-        (lambda: Demonstrated(records, records, 1, seed=-1), "seed must not be negative, got -1"),
+        (lambda: DemonstratedRecords(records, records, -1), "k must be from 0 to 6, the records of the pool, got -1"),
+        (lambda: DemonstratedRecords(records, records, 7), "k must be from 0 to 6"),
+        (lambda: DemonstratedRecords(records, other, 1), "records, row 0: a demonstration needs an answer"),
+        (lambda: DemonstratedRecords(records, records, 1, "rices"), "rices needs the bank"),
+        (lambda: DemonstratedRecords(records, records, 1, seed=-1), "seed must not be negative, got -1"),
         (
-            lambda: Demonstrated(records, few, 1, "rices", bank=bank),
+            lambda: DemonstratedRecords(records, few, 1, "rices", bank=bank),
             "must have all of the bank's rows, and has no 'q3'",
         ),
-        (lambda: Demonstrated(other, records, 1, "rices", bank=bank), "'x' is not in the bank: give queries"),
+        (lambda: DemonstratedRecords(other, records, 1, "rices", bank=bank), "'x' is not in the bank: give queries"),
         (
-            lambda: Demonstrated(other, records, 1, "rices", bank=bank, queries=Queries(ids=["x", "y"])),
+            lambda: DemonstratedRecords(other, records, 1, "rices", bank=bank, queries=Queries(ids=["x", "y"])),
             "queries must be of the 1 records, got 2",
         ),
-        (lambda: Demonstrated(records, records, 1, "best", bank=bank), "strategy must be one of"),  # type: ignore[arg-type]
-        (lambda: Demonstrated(records, records, 1, prompt="{ocr}")[0], "must have fields of question, id, got 'ocr'"),
-        (lambda: Demonstrated(records, records, 1, prompt="{answer}")[0], "must have fields of .*, got 'answer'"),
+        (lambda: DemonstratedRecords(records, records, 1, "best", bank=bank), "strategy must be one of"),  # type: ignore[arg-type]
+        (
+            lambda: DemonstratedRecords(records, records, 1, prompt="{ocr}")[0],
+            "must have fields of question, id, got 'ocr'",
+        ),
+        (
+            lambda: DemonstratedRecords(records, records, 1, prompt="{answer}")[0],
+            "must have fields of .*, got 'answer'",
+        ),
     ]
     for make, message in cases:
         with pytest.raises(ValueError, match=message):
             make()
     with pytest.raises(BankError, match="k must be from 1 to 5"):
-        Demonstrated(records, records, 6, "rices", bank=bank)
+        DemonstratedRecords(records, records, 6, "rices", bank=bank)
     (folder / "images" / "x.png").write_bytes(b"no image")
     broken = Records(jsonl(folder, {"image": ["images/x.png"]}, "broken.jsonl"))
     with pytest.raises(ValueError, match=r"broken.jsonl, line 1: cannot identify image file") as raised:
-        Demonstrated(broken, broken, 0)[0]
+        DemonstratedRecords(broken, broken, 0)[0]
     assert isinstance(raised.value.__cause__, Image.UnidentifiedImageError)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _QUERIES = 1 << 8
 
 
-class Demonstrated(Dataset[Example]):
+class DemonstratedRecords(Dataset[Example]):
     """Records as examples: the teacher is shown ``k`` demonstrations of a pool before the query, the student none.
 
     Args:
@@ -39,7 +39,7 @@ class Demonstrated(Dataset[Example]):
         prompt: what is asked after the images, with fields of the record: "Question: {question} Short answer:".
 
     >>> rows = Records({"question": ["2 + 2", "3 + 3", "4 + 4"], "answer": ["4", "6", "8"]})
-    >>> example = Demonstrated(rows, rows, k=1, prompt="{question} =")[0]
+    >>> example = DemonstratedRecords(rows, rows, k=1, prompt="{question} =")[0]
     >>> example.student[0]["content"], example.answer
     ([{'type': 'text', 'text': '2 + 2 ='}], '4')
     >>> [message["role"] for message in example.teacher]
@@ -60,14 +60,14 @@ class Demonstrated(Dataset[Example]):
         prompt: str = "{question}",
     ):
         if not 0 <= k <= len(pool):
-            raise ValueError(f"Demonstrated: k must be from 0 to {len(pool)}, the records of the pool, got {k}")
+            raise ValueError(f"DemonstratedRecords: k must be from 0 to {len(pool)}, the records of the pool, got {k}")
         if k and (bare := [row for row, answer in enumerate(pool.answers) if answer is None]):
             more = f" (and {len(bare) - 1} more rows)" if len(bare) > 1 else ""
-            raise ValueError(f"Demonstrated: {pool.where(bare[0])}{more}: a demonstration needs an answer")
+            raise ValueError(f"DemonstratedRecords: {pool.where(bare[0])}{more}: a demonstration needs an answer")
         if strategy != "random" and bank is None:
-            raise ValueError(f"Demonstrated: {strategy} needs the bank that it compares records with")
+            raise ValueError(f"DemonstratedRecords: {strategy} needs the bank that it compares records with")
         if seed < 0:
-            raise ValueError(f"Demonstrated: seed must not be negative, got {seed}")
+            raise ValueError(f"DemonstratedRecords: seed must not be negative, got {seed}")
         self.records, self.pool, self.k, self.seed, self.system, self.prompt = records, pool, k, seed, system, prompt
         # In shared memory, so that the workers of a DataLoader that live for many epochs see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -76,7 +76,7 @@ class Demonstrated(Dataset[Example]):
             self._chosen = _choose(records, pool, k, strategy, bank, queries)
 
     @property
-    def choice(self) -> str | None:
+    def selection_digest(self) -> str | None:
         """A digest of which demonstrations a strategy chose, or ``None`` where they are drawn anew."""
         return None if self._chosen is None else digest(repr(self._chosen.tolist()))
 
@@ -91,7 +91,7 @@ class Demonstrated(Dataset[Example]):
         if not 0 <= index < len(self):
             raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
         record = self.records[index]
-        query, own = self.ask(self.records, index)
+        query, own = self.user_message(self.records, index)
         before: list[Message] = []
         if self.system is not None:
             before.append({"role": "system", "content": [{"type": "text", "text": self.system}]})
@@ -99,15 +99,15 @@ class Demonstrated(Dataset[Example]):
         for row in self._candidates(index):
             if len(shown) == 2 * self.k:
                 break
-            asked, what = self.ask(self.pool, row)
+            asked, what = self.user_message(self.pool, row)
             if self._chosen is None and (self.pool.ids[row] == record.id or what == own):
                 continue
             answer = {"role": "assistant", "content": [{"type": "text", "text": self.pool.answers[row]}]}
             shown += [asked, answer]
         if len(shown) < 2 * self.k:
             raise ValueError(
-                f"Demonstrated: k must be at most {len(shown) // 2} for {self.records.where(index)}: no more of the "
-                f"pool differ from it, got {self.k}"
+                f"DemonstratedRecords: k must be at most {len(shown) // 2} for {self.records.where(index)}: no more of "
+                f"the pool differ from it, got {self.k}"
             )
         return Example(record.id, [*before, *shown, query], [*before, query], record.answer, record.references)
 
@@ -124,13 +124,13 @@ class Demonstrated(Dataset[Example]):
                 drawn.add(row)
                 yield row
 
-    def ask(self, records: Records, row: int) -> tuple[Message, str]:
+    def user_message(self, records: Records, row: int) -> tuple[Message, str]:
         """The message that asks about a record, and what it shows."""
         record = records[row]
         try:
             images = [load_image(image) for image in record.images]
         except Exception as error:  # decoders raise whatever a broken file makes them raise
-            raise ValueError(f"Demonstrated: {records.where(row)}: {error}") from error
+            raise ValueError(f"DemonstratedRecords: {records.where(row)}: {error}") from error
         text = format_query(records, row, self.prompt)
         parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
         message = {"role": "user", "content": [*parts, {"type": "text", "text": text}] if text else parts}
@@ -148,13 +148,13 @@ def _choose(
     rows = {name: row for row, name in enumerate(names)}
     places = {name: place for place, name in enumerate(pool.ids)}
     if lacking := [name for name in names if name not in places]:
-        raise ValueError(f"Demonstrated: the pool must have all of the bank's rows, and has no {lacking[0]!r}")
+        raise ValueError(f"DemonstratedRecords: the pool must have all of the bank's rows, and has no {lacking[0]!r}")
     if queries is None:
         if lacking := [name for name in records.ids if name not in rows]:
-            raise ValueError(f"Demonstrated: {lacking[0]!r} is not in the bank: give queries (Queries.read)")
+            raise ValueError(f"DemonstratedRecords: {lacking[0]!r} is not in the bank: give queries (Queries.read)")
         queries = Queries.of_rows(bank, torch.tensor([rows[name] for name in records.ids]))
     if len(queries) != len(records):
-        raise ValueError(f"Demonstrated: queries must be of the {len(records)} records, got {len(queries)}")
+        raise ValueError(f"DemonstratedRecords: queries must be of the {len(records)} records, got {len(queries)}")
     chosen = []
     for start in range(0, len(records), _QUERIES):
         part = {key: v if v is None else v[start : start + _QUERIES] for key, v in vars(queries).items()}

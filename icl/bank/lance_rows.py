@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from icl.bank.schema import BUILD, META, ROWS, BankError, Meta, vector_type
+from icl.bank.schema import BUILD_FILE, METADATA_FILE, ROWS_FOLDER, BankError, BankMetadata, vector_type
 
 _LOCK_SECONDS = 600
 
@@ -27,7 +27,9 @@ def to_build(folder: str | Path) -> Path:
         raise BankError(f"{folder} is a file: build into a folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     # a lock, or the record of a build, is all that a build leaves that had nothing to commit yet
-    if not names & {ROWS, META} and any(name != ".lock" and not name.startswith(BUILD) for name in names):
+    if not names & {ROWS_FOLDER, METADATA_FILE} and any(
+        name != ".lock" and not name.startswith(BUILD_FILE) for name in names
+    ):
         raise BankError(f"{folder} is not empty and no bank: build into another folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -35,20 +37,20 @@ def to_build(folder: str | Path) -> Path:
 
 def has_rows(folder: Path) -> bool:
     """Return whether anything was committed, readable or not."""
-    return any((folder / ROWS).glob("_versions/*"))
+    return any((folder / ROWS_FOLDER).glob("_versions/*"))
 
 
 def committed_rows(folder: Path) -> lance.LanceDataset | None:
     """Return what a build that was cut short has committed. Without a first commit, its files are removed."""
     if has_rows(folder):
         return open_rows(folder, None)
-    shutil.rmtree(folder / ROWS, ignore_errors=True)
+    shutil.rmtree(folder / ROWS_FOLDER, ignore_errors=True)
     return None
 
 
-def open_bank(folder: Path, version: int | None = None) -> tuple[Meta, lance.LanceDataset]:
+def open_bank(folder: Path, version: int | None = None) -> tuple[BankMetadata, lance.LanceDataset]:
     """Return what a bank is and its rows, in its latest version or another. ``BankError`` if they do not match."""
-    meta = Meta.read(folder)
+    meta = BankMetadata.read(folder)
     rows = open_rows(folder, version)
     wanted = {"id", "point", "depth", "digest", *meta.widths}
     if not wanted <= set(rows.schema.names) or rows.schema.field("point").type != vector_type(meta.dim):
@@ -58,10 +60,10 @@ def open_bank(folder: Path, version: int | None = None) -> tuple[Meta, lance.Lan
 
 def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
     if version is not None:
-        from icl.bank.checks import whole  # which imports torch
+        from icl.bank.arguments import whole  # which imports torch
 
         version = whole("version", version, 1)
-    uri = folder / ROWS
+    uri = folder / ROWS_FOLDER
     try:
         with _without_panic():
             rows = lance.dataset(str(uri), version=version)

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from hyperbolic import pairwise
-from icl.bank import columns, store
+from icl.bank import lance_rows, vector_files
 from icl.bank.anchor_bank import AnchorBank, Hits
 from icl.bank.embedding.embedder import Embedder
 from icl.bank.embedding.lift import HyperbolicLift
-from icl.bank.ingest import Ingest
-from icl.bank.schema import BUILD, META, ROWS, BankError
+from icl.bank.ingest import RowIngest
+from icl.bank.schema import BUILD_FILE, METADATA_FILE, ROWS_FOLDER, BankError
 from icl.common.failures import RowFailure
 from icl.data import Source, read_batches
 
@@ -62,7 +62,7 @@ class _Writer:
 
     def decide(self, first: pa.Table) -> tuple[pa.Schema, str | None]:
         """The schema of the bank, and the name of the embedder."""
-        ingest = Ingest(self.embedder, self.lift, self.c)
+        ingest = RowIngest(self.embedder, self.lift, self.c)
         for _ in ingest.tables(first, None, lambda failure: None, None):
             break
         assert ingest.schema is not None
@@ -72,7 +72,7 @@ class _Writer:
         failures: list[RowFailure] = []
         fragments, error, ids = [], None, pa.array([], pa.string())
         try:
-            ingest = Ingest(self.embedder, self.lift, self.c, self.schema)
+            ingest = RowIngest(self.embedder, self.lift, self.c, self.schema)
             tables = list(ingest.tables(block, None, failures.append, None))
             if tables:
                 table = pa.concat_tables(tables)
@@ -114,14 +114,14 @@ def build(
 
     A build that was cut short starts from the beginning when it is run again.
     """
-    folder = store.to_build(folder)
-    uri = folder / ROWS
-    with store.writing(folder):
-        if (folder / META).exists() or (store.has_rows(folder) and not (folder / BUILD).exists()):
+    folder = lance_rows.to_build(folder)
+    uri = folder / ROWS_FOLDER
+    with lance_rows.writing(folder):
+        if (folder / METADATA_FILE).exists() or (lance_rows.has_rows(folder) and not (folder / BUILD_FILE).exists()):
             raise BankError(f"there is a bank at {folder}: append to it, or build into another folder")
         for path in (uri, folder / "vectors"):
             shutil.rmtree(path, ignore_errors=True)
-        (folder / BUILD).unlink(missing_ok=True)
+        (folder / BUILD_FILE).unlink(missing_ok=True)
         uri.mkdir()  # from here on, what is there is an unfinished build
         dataset = rows if isinstance(rows, ray.data.Dataset) else _in_blocks(rows, block_rows)
         first = _table(dataset.limit(_FIRST)) if dataset else None
@@ -146,12 +146,12 @@ def build(
         if not fragments:
             shutil.rmtree(folder)
             raise BankError(f"nothing to build {folder} from: no row could be read and embedded")
-        store.refuse_duplicates(pa.table({"id": ids}), pa.array([], pa.string()))
+        lance_rows.refuse_duplicates(pa.table({"id": ids}), pa.array([], pa.string()))
         operation = lance.LanceOperation.Overwrite(schema, fragments)
         written = lance.LanceDataset.commit(str(uri), operation)
         if lift is not None:
             lift.save(folder / "lift")
-        meta = replace(Ingest(None, lift, c, schema).meta_of(schema), embedder=name)
+        meta = replace(RowIngest(None, lift, c, schema).meta_of(schema), embedder=name)
         meta.write(folder)  # last: what has it is whole
     return AnchorBank(folder, meta, written)
 
@@ -245,9 +245,9 @@ class _Shard:
     def __init__(self, folder: Path, version: int, begin: int, end: int, first: int):
         bank = AnchorBank.open(folder, version)
         self.first, self.c = first, bank.meta.c
-        with store.reading(folder, version):
+        with lance_rows.reading(folder, version):
             fragments = bank.dataset.get_fragments()[begin:end]
-            self.points = columns.mapped(folder / "vectors", fragments, "point", bank.meta.dim, set())
+            self.points = vector_files.mapped(folder / "vectors", fragments, "point", bank.meta.dim, set())
 
     def best(self, query: Tensor, k: int, depth_weight: float) -> Tensor:
         """The numbers of the best rows of each fragment, in the whole bank."""
