@@ -32,7 +32,7 @@ import hyperbolic
 from hyperbolic import lorentz, models, pairwise, poincare
 from icl import testbed
 from icl.cli.app import app
-from icl.testbed import evaluate, images, pretrain
+from icl.testbed import accuracy, images, pretrain
 from tests.icl.evaluation.test_published import WORDS, write_vqa
 from tests.icl.models import tiny_model
 from tests.icl.testbed.test_pretrain import SHORT
@@ -163,8 +163,8 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The testbed's training and figures, in seconds instead of minutes."""
     monkeypatch.setattr(pretrain, "PHASES", SHORT)
-    monkeypatch.setattr(evaluate, "SHOTS", (0, 1))
-    monkeypatch.setattr(evaluate, "TASKS", {"parity": testbed.TASKS["parity"]})
+    monkeypatch.setattr(accuracy, "SHOTS", (0, 1))
+    monkeypatch.setattr(accuracy, "TASKS", {"parity": testbed.TASKS["parity"]})
 
 
 @pytest.mark.parametrize("name", [name for name, found in PIECES.items() if found])

@@ -13,7 +13,7 @@ from icl.common.choices import Style
 from icl.common.console import ERR, MAX_SEED, OUT
 
 if TYPE_CHECKING:
-    from icl.testbed import Score, State
+    from icl.testbed import PretrainingState, TestbedScore
 
 app = typer.Typer(help="A small vision-language model that really learns in context.", no_args_is_help=True)
 
@@ -37,7 +37,7 @@ def pretrain(
     with Progress(TextColumn("{task.description}"), *columns, TimeElapsedColumn(), console=ERR) as bar:
         lines = [bar.add_task(phase.name, total=phase.steps, start=False, accuracy=0.0) for phase in PHASES]
 
-        def show(state: State) -> None:
+        def show(state: PretrainingState) -> None:
             bar.start_task(lines[state.phase])
             bar.update(lines[state.phase], completed=state.step, accuracy=state.accuracy)
 
@@ -79,14 +79,14 @@ def card(weights: Weights = "base") -> None:
     OUT.print(Markdown(card_markdown(read_card(weights))))
 
 
-def _scores(model: Any, processor: Any, seed: int) -> list[Score]:
-    from icl.testbed import SCORES, measure_scores
+def _scores(model: Any, processor: Any, seed: int) -> list[TestbedScore]:
+    from icl.testbed import SCORE_COUNT, measure_scores
 
     scores = measure_scores(model, processor, seed)
-    return list(track(scores, "measuring", total=SCORES, console=ERR, transient=True))
+    return list(track(scores, "measuring", total=SCORE_COUNT, console=ERR, transient=True))
 
 
-def _show(scores: list[Score], where: str) -> None:
+def _show(scores: list[TestbedScore], where: str) -> None:
     from icl.testbed import rich_tables
 
     for table in rich_tables(scores):

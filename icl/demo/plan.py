@@ -19,13 +19,13 @@ from icl.adapters import (
 )
 from icl.common.files import digest
 from icl.losses import Objective
-from icl.testbed import ANCHOR, BASES, BOTH, CE, EUCLIDEAN, LOGITS, TRIALS, Trial, folder_of
+from icl.testbed import ANCHOR, ANCHOR_CE, BASES, CE, L2_CE, LOGITS_CE, TRIALS, Trial, weights_folder
 
 Kind = Literal["selection", "base", "trial", "vector", "ablation", "attention", "latency"]
 
-_HYPER = Trial("Hyper-ICL", "options", (HyperICLConfig(),), BOTH, 150, data=500)
+_HYPER = Trial("Hyper-ICL", "options", (HyperICLConfig(),), ANCHOR_CE, 150, data=500)
 _HIFI = Trial("HiFICL", "fixed_map", (HiFICLConfig(),), CE, 100, 2e-2, 500)
-_MIMIC = Trial("MimIC", "fixed_map", (MimICConfig(),), EUCLIDEAN, 250, 2e-2, 500)
+_MIMIC = Trial("MimIC", "fixed_map", (MimICConfig(),), L2_CE, 250, 2e-2, 500)
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def _changed(group: str, variant: str, trial: Trial, config: AdapterConfig | Non
 
 
 def _curved(c: float) -> Objective:
-    return dataclasses.replace(BOTH, c=c)
+    return dataclasses.replace(ANCHOR_CE, c=c)
 
 
 ABLATIONS = (
     _changed("loss", "CE alone", _HYPER, objective=CE),
-    _changed("loss", "L2 and CE", _HYPER, objective=EUCLIDEAN),
+    _changed("loss", "L2 and CE", _HYPER, objective=L2_CE),
     _changed("loss", "anchor alone", _HYPER, objective=ANCHOR),
     _changed("loss", "anchor and CE", _HYPER),
     *(_changed("rank", str(r), _HYPER, HyperICLConfig(rank=r)) for r in (1, 2, 4, 8)),
@@ -73,7 +73,7 @@ ABLATIONS = (
     _changed("mass by", "query", _MIMIC),
     _changed("mass by", "constant", _MIMIC, MimICConfig(mass="constant")),
     _changed("teaches", "states", _MIMIC),
-    _changed("teaches", "logits", _MIMIC, objective=LOGITS),
+    _changed("teaches", "logits", _MIMIC, objective=LOGITS_CE),
 )
 """Those of METHODS. A variant that is as the method has it by default stands in several groups, and is trained once."""
 
@@ -106,7 +106,7 @@ class Job:
     def fingerprint(self) -> str:
         """Of all that decides its results."""
         versions = [metadata.version(name) for name in ("hyperbolic-icl", "torch", "transformers")]
-        weights = (folder_of(BASES[self.seed]) / "model.safetensors").read_bytes()
+        weights = (weights_folder(BASES[self.seed]) / "model.safetensors").read_bytes()
         return digest(repr((self, versions, digest(weights))))
 
 

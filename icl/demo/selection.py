@@ -14,7 +14,18 @@ from torch.nn.functional import normalize
 
 from hyperbolic import plot
 from icl.bank import AnchorBank, HyperbolicLift, Queries, fit_lift, same_label_pairs, select
-from icl.testbed import BASES, DIGITS, WORDS, DigitImages, Layout, encode, load, load_digits, logits, pixel_values
+from icl.testbed import (
+    BASES,
+    DIGITS,
+    WORDS,
+    DigitImages,
+    EpisodeLayout,
+    compute_logits,
+    encode_images,
+    load,
+    load_digits,
+    pixel_values,
+)
 from icl.testbed import make_prompts as prompts
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -56,7 +67,7 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
         points = lift(asked[chosen])
     given = Queries(points, asked[chosen], ids=[f"held-out-{i}" for i in chosen.tolist()])
     with torch.inference_mode():
-        seen, shown = (encode(model, pixel_values(split.pixels)) for split in (train, held))
+        seen, shown = (encode_images(model, pixel_values(split.pixels)) for split in (train, held))
     accuracy, sheets = {}, []
     for name, options in STRATEGIES.items():
         for k in shots:
@@ -110,13 +121,13 @@ def _right(model: Any, processor: Any, pictures: Tensor, shown: Tensor, asked: T
     ``pictures`` (N, k + 1, tokens, width) are what the model sees of k demonstrations, which show the digits ``shown``
     (N, k), and of the query, which shows ``asked`` (N,).
     """
-    layout = Layout.chat(processor, "image")
+    layout = EpisodeLayout.chat(processor, "image")
     words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
     generator = torch.Generator().manual_seed(seed)
     names = words[torch.rand(len(asked), len(words), generator=generator).argsort(1)[:, :10]]
     ids = prompts(layout, names.gather(1, shown), processor.tokenizer.bos_token_id)
     parts = zip(ids.split(_PROMPTS), pictures.split(_PROMPTS))
-    answers = torch.cat([logits(model, rows, seen.flatten(0, 2))[:, -1].argmax(-1) for rows, seen in parts])
+    answers = torch.cat([compute_logits(model, rows, seen.flatten(0, 2))[:, -1].argmax(-1) for rows, seen in parts])
     return int((answers == names.gather(1, asked[:, None])[:, 0]).sum())
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from icl.demo.plan import Job, Plan, method_of
 from icl.demo.selection import STRATEGIES
 from icl.evaluation import interval, wilson
-from icl.testbed import BASES, TRIALS, Mark, Trial
+from icl.testbed import BASES, TRIALS, AccuracyBound, Trial
 
 Results = Mapping[Job, Mapping[str, Any]]
 DIFFERENCE = "rank 4 less rank 1"
 """Not a method, but a row: what three more ranks add to the accuracy, and the mark of it."""
-_RANKS = Mark(0.10)
+_RANKS = AccuracyBound(0.10)
 
 _BESIDE = {
     "LIVE, logits and CE": "Beside: one direction a layer, the same for every token and every query.",
@@ -88,7 +88,7 @@ def methods(plan: Plan, results: Results) -> list[Row]:
         bases = over_seeds("base", "answers", task)
         for name, prompt in (("zero-shot", "frozen"), ("16-shot", "teacher")):
             if bases:
-                marks = [trial.frozen for trial in TRIALS if trial.task == task and trial.frozen]
+                marks = [trial.frozen_bound for trial in TRIALS if trial.task == task and trial.frozen_bound]
                 row = accuracy_of([base[prompt] for base in bases])
                 mark = marks[0] if marks and prompt == "frozen" else None
                 holds = mark.holds(row["accuracy"]) if mark and len(bases) == len(BASES) else None
@@ -127,8 +127,8 @@ def _trained(plan: Plan, trial: Trial, outcomes: Sequence[Mapping[str, Any]], la
         trial.task,
         trial.name,
         **row,
-        mark=None if trial.mark is None else str(trial.mark),
-        holds=trial.mark.holds(row["accuracy"]) if judged and trial.mark else None,
+        mark=None if trial.bound is None else str(trial.bound),
+        holds=trial.bound.holds(row["accuracy"]) if judged and trial.bound else None,
         parameters=outcomes[0]["parameters"],
         seconds=fmean(outcome["seconds"] for outcome in outcomes),
         **_times(latency, method_of(trial)),

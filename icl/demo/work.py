@@ -21,7 +21,7 @@ from icl.demo.plan import Job
 from icl.demo.selection import data_uri, selection
 from icl.evaluation import greedy
 from icl.prompts import Collator
-from icl.testbed import BASES, END, Ground, Outcome, examples, load, run
+from icl.testbed import BASES, END, PreparedTask, TrialOutcome, load, load_examples, run_trial
 from icl.training import fit_examples
 
 Advance = Callable[[float], None]
@@ -33,7 +33,7 @@ BARE, SHOTS = "zero-shot", "16-shot"
 def work(folder: Path, jobs: Sequence[Job], advance: Callable[[Job, float], None]) -> None:
     """Do them, each into its file as soon as it is done. ``advance`` is told how much of its cost a job has done."""
     torch.set_num_threads(1)
-    grounds: dict[tuple[str, int], Ground] = {}
+    grounds: dict[tuple[str, int], PreparedTask] = {}
     for job in jobs:
         done = 0.0
 
@@ -72,7 +72,7 @@ def file_of(folder: Path, job: Job) -> Path:
     return folder / "results" / f"{job.key}.json"
 
 
-def _do(job: Job, folder: Path, grounds: dict[tuple[str, int], Ground], more: Advance) -> dict[str, Any]:
+def _do(job: Job, folder: Path, grounds: dict[tuple[str, int], PreparedTask], more: Advance) -> dict[str, Any]:
     if job.kind == "selection":
         return selection(folder / "banks" / BASES[job.seed], job.seed, *job.what)
     if job.kind == "attention":
@@ -81,29 +81,29 @@ def _do(job: Job, folder: Path, grounds: dict[tuple[str, int], Ground], more: Ad
         return _latency(job.seed, *job.what)
     at = (job.task, job.seed)
     if at not in grounds:
-        grounds[at] = Ground(*at)
+        grounds[at] = PreparedTask(*at)
     ground = grounds[at]
     if job.kind == "base":
         return {"frozen": ground.answers(), "teacher": ground.answers("teacher")}
     if job.kind == "vector":
         return asdict(_vector(job, ground))
     a_step = job.cost / job.what.steps
-    return asdict(run(job.what, job.seed, adapter_of(folder, job), lambda steps: more(steps * a_step), ground))
+    return asdict(run_trial(job.what, job.seed, adapter_of(folder, job), lambda steps: more(steps * a_step), ground))
 
 
 def adapter_of(folder: Path, job: Job) -> Path:
     return folder / "adapters" / job.key
 
 
-def _vector(job: Job, ground: Ground) -> Outcome:
+def _vector(job: Job, ground: PreparedTask) -> TrialOutcome:
     started = perf_counter()
     adapters = attach(ground.model, job.what)
-    train, dev = (examples(job.task, split, job.seed) for split in ("train", "dev"))
+    train, dev = (load_examples(job.task, split, job.seed) for split in ("train", "dev"))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(job.seed))[:_READ].tolist()
     fit_examples(adapters, ground.collator, [train[i] for i in order], dev[:: len(dev) // _CHOOSE])
     correct = ground.answers()
     adapters.detach()
-    return Outcome(correct, 0, perf_counter() - started, ())
+    return TrialOutcome(correct, 0, perf_counter() - started, ())
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def _attention(job: Job, folder: Path) -> dict[str, Any]:
     adapters = Adapters.from_pretrained(model, trained)
     collator = Collator(processor)
     kept: dict[str, Any] = {}
-    for example in examples(job.task, "test", job.seed):
+    for example in load_examples(job.task, "test", job.seed):
         inputs = collator.prompts([example])
         last = torch.tensor([[inputs["input_ids"].shape[1] - 1]])
         seen = {}
@@ -151,7 +151,7 @@ def _tokens(processor: Any, ids: list[int], example: Example) -> list[dict[str, 
 def _latency(seed: int, rounds: int, methods: Sequence[tuple[str, Sequence[AdapterConfig]]]) -> dict[str, Any]:
     """Milliseconds to the answer of one query, each method in turns with zero-shot and 16-shot; medians, and ratios."""
     bare, processor = load(BASES[seed])
-    example = next(iter(examples("fixed_map", "test", seed)))
+    example = next(iter(load_examples("fixed_map", "test", seed)))
     collator = Collator(processor)
     zero, shots = (collator.prompts([example], role) for role in ("student", "teacher"))
     found: dict[str, Any] = {}

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 from icl.common.lazy import attach
 
 if TYPE_CHECKING:
-    from icl.testbed.episodes import Layout as Layout
-    from icl.testbed.evaluate import SCORES as SCORES
-    from icl.testbed.evaluate import Score as Score
-    from icl.testbed.evaluate import make_prompts as make_prompts
-    from icl.testbed.evaluate import measure_scores as measure_scores
+    from icl.testbed.accuracy import SCORE_COUNT as SCORE_COUNT
+    from icl.testbed.accuracy import TestbedScore as TestbedScore
+    from icl.testbed.accuracy import make_prompts as make_prompts
+    from icl.testbed.accuracy import measure_scores as measure_scores
+    from icl.testbed.episodes import EpisodeLayout as EpisodeLayout
     from icl.testbed.images import DigitImages as DigitImages
     from icl.testbed.images import load_digits as load_digits
     from icl.testbed.images import pixel_values as pixel_values
-    from icl.testbed.model import encode as encode
-    from icl.testbed.model import folder_of as folder_of
+    from icl.testbed.model import compute_logits as compute_logits
+    from icl.testbed.model import encode_images as encode_images
     from icl.testbed.model import load as load
-    from icl.testbed.model import logits as logits
+    from icl.testbed.model import weights_folder as weights_folder
     from icl.testbed.prepared_task import BASES as BASES
-    from icl.testbed.prepared_task import Ground as Ground
-    from icl.testbed.prepared_task import examples as examples
+    from icl.testbed.prepared_task import PreparedTask as PreparedTask
+    from icl.testbed.prepared_task import load_examples as load_examples
     from icl.testbed.pretrain import PHASES as PHASES
     from icl.testbed.pretrain import NoBreakthroughError as NoBreakthroughError
     from icl.testbed.pretrain import Pretraining as Pretraining
-    from icl.testbed.pretrain import State as State
+    from icl.testbed.pretrain import PretrainingState as PretrainingState
     from icl.testbed.report import card_markdown as card_markdown
     from icl.testbed.report import make_card as make_card
     from icl.testbed.report import read_card as read_card
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from icl.testbed.tasks import TASKS as TASKS
     from icl.testbed.tasks import load_task as load_task
     from icl.testbed.trials import ANCHOR as ANCHOR
-    from icl.testbed.trials import BOTH as BOTH
+    from icl.testbed.trials import ANCHOR_CE as ANCHOR_CE
     from icl.testbed.trials import CE as CE
-    from icl.testbed.trials import EUCLIDEAN as EUCLIDEAN
-    from icl.testbed.trials import LOGITS as LOGITS
+    from icl.testbed.trials import L2_CE as L2_CE
+    from icl.testbed.trials import LOGITS_CE as LOGITS_CE
     from icl.testbed.trials import TRIALS as TRIALS
-    from icl.testbed.trials import Mark as Mark
-    from icl.testbed.trials import Outcome as Outcome
+    from icl.testbed.trials import AccuracyBound as AccuracyBound
     from icl.testbed.trials import Trial as Trial
-    from icl.testbed.trials import run as run
+    from icl.testbed.trials import TrialOutcome as TrialOutcome
+    from icl.testbed.trials import run_trial as run_trial
     from icl.testbed.vocabulary import DIGITS as DIGITS
     from icl.testbed.vocabulary import END as END
     from icl.testbed.vocabulary import WORDS as WORDS

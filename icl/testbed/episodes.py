@@ -31,7 +31,7 @@ _FIRST, _KEY, _END = 0.1, 0.3, 0.1
 
 
 @dataclass(frozen=True)
-class Layout:
+class EpisodeLayout:
     """The tokens of one pair, and which of them are the key and the label."""
 
     tokens: Tensor
@@ -39,12 +39,12 @@ class Layout:
     label: int
 
     @classmethod
-    def bare(cls, key: list[int]) -> Layout:
+    def bare(cls, key: list[int]) -> EpisodeLayout:
         """Nothing but the key and the label."""
         return cls(torch.tensor([*key, 0]), torch.arange(len(key)), len(key))
 
     @classmethod
-    def chat(cls, processor: Idefics2Processor, key: str) -> Layout:
+    def chat(cls, processor: Idefics2Processor, key: str) -> EpisodeLayout:
         """As the chat template writes a user who shows a key, "image" or "text", and an assistant who names it."""
         shown, said = ("<image>" if key == "image" else WORDS[0]), WORDS[1]
         user, assistant = {"type": key, "text": shown}, {"type": "text", "text": said}
@@ -64,7 +64,7 @@ class Layout:
         return out.flatten(1)
 
 
-class Batch(NamedTuple):
+class EpisodeBatch(NamedTuple):
     input_ids: Tensor
     """(E, T)"""
     images: Tensor
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
     """(E, T), labels of maps whose class the episode has shown before."""
 
 
-class Sampler:
+class EpisodeSampler:
     """Draws batches from a pool of images, those of a digit together, whose digits are ``pool``."""
 
     def __init__(self, processor: Idefics2Processor, pool: Tensor):
@@ -86,8 +86,13 @@ class Sampler:
         self.start = self.count.cumsum(0) - self.count
 
     def batch(
-        self, image: Layout, word: Layout, fewest_classes: int, digit_names: float, generator: torch.Generator
-    ) -> Batch:
+        self,
+        image: EpisodeLayout,
+        word: EpisodeLayout,
+        fewest_classes: int,
+        digit_names: float,
+        generator: torch.Generator,
+    ) -> EpisodeBatch:
         """Episodes of ``fewest_classes`` to 10 classes; in a share ``digit_names`` of maps labels name digits."""
         scale = min(1.0, _TOKENS / ((_MAPS + _CAPTIONS + _SYMBOLS) * PAIRS * len(image.tokens)))
         counts = [round(scale * n) for n in (_MAPS, _CAPTIONS, _SYMBOLS)]
@@ -127,7 +132,7 @@ class Sampler:
             for parts, fill in zip(zip(*columns), (self.padding, 0, False))
         )
         ids[:, 0] = self.bos
-        return Batch(ids, images, loss_weights, judged_ids)
+        return EpisodeBatch(ids, images, loss_weights, judged_ids)
 
     def _names(self, episodes: int, digit_names: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """What the ten classes of each episode are called, and ten other words to be keys: (episodes, 10) each."""

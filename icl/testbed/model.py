@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Idefics2Config, Idefics2ForConditionalGeneration, Idefics2Processor
 
 from icl.testbed.images import SIZE
-from icl.testbed.vocabulary import END, STYLES, Style, build_processor
+from icl.testbed.vocabulary import END, STYLES, ChatStyle, build_processor
 
 _SHIPPED = Path(__file__).parent / "weights"
 _WIDTH, _LAYERS = 64, 4
@@ -20,7 +20,7 @@ _WIDTH, _LAYERS = 64, 4
 _STD = 0.1
 
 
-def build_config(style: Style) -> Idefics2Config:
+def build_config(style: ChatStyle) -> Idefics2Config:
     vocabulary = style.vocabulary
     text = {
         "model_type": "mistral",
@@ -65,7 +65,7 @@ def build_config(style: Style) -> Idefics2Config:
     )
 
 
-def build_model(style: Style, seed: int) -> Idefics2ForConditionalGeneration:
+def build_model(style: ChatStyle, seed: int) -> Idefics2ForConditionalGeneration:
     """The model before training, the same for the same seed."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -80,7 +80,7 @@ def build_model(style: Style, seed: int) -> Idefics2ForConditionalGeneration:
     return model
 
 
-def folder_of(weights: str | Path) -> Path:
+def weights_folder(weights: str | Path) -> Path:
     """A folder that ``icl testbed pretrain`` has made, or the name of one that comes with the package."""
     folder = _SHIPPED / weights if (_SHIPPED / weights).is_dir() else Path(weights)
     if not (folder / "model.safetensors").exists():
@@ -91,13 +91,13 @@ def folder_of(weights: str | Path) -> Path:
 
 
 def load(weights: str | Path = "base") -> tuple[Idefics2ForConditionalGeneration, Idefics2Processor]:
-    """The model with these weights (:func:`folder_of`), and its processor.
+    """The model with these weights (:func:`weights_folder`), and its processor.
 
     >>> model, processor = load()
     >>> model.num_parameters()
     335808
     """
-    file = folder_of(weights) / "model.safetensors"
+    file = weights_folder(weights) / "model.safetensors"
     with safe_open(file, "pt") as saved:
         name = (saved.metadata() or {}).get("style")
     if name not in STYLES:
@@ -108,7 +108,7 @@ def load(weights: str | Path = "base") -> tuple[Idefics2ForConditionalGeneration
     return model, build_processor(style)
 
 
-def encode(model: Idefics2ForConditionalGeneration, pixel_values: Tensor) -> Tensor:
+def encode_images(model: Idefics2ForConditionalGeneration, pixel_values: Tensor) -> Tensor:
     """What the text model sees of N images, (N, image tokens, width)."""
     # as one row of N images: an image is looked at by itself
     features: list[Tensor] = model.get_image_features(pixel_values.transpose(0, 1), return_dict=True).pooler_output
@@ -116,7 +116,7 @@ def encode(model: Idefics2ForConditionalGeneration, pixel_values: Tensor) -> Ten
     return out
 
 
-def logits(model: Idefics2ForConditionalGeneration, input_ids: Tensor, images: Tensor) -> Tensor:
+def compute_logits(model: Idefics2ForConditionalGeneration, input_ids: Tensor, images: Tensor) -> Tensor:
     """Of token sequences (N, T) whose image tokens, in order, are the rows of ``images``: (N, T, vocabulary).
 
     An image in many sequences is encoded once this way, which is what makes training a matter of minutes.

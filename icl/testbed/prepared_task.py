@@ -20,7 +20,7 @@ from icl.data import Example
 from icl.evaluation import greedy
 from icl.prompts import CollatedBatch, CollatedExamples, Collator, Role
 from icl.testbed import images
-from icl.testbed.model import encode, load
+from icl.testbed.model import encode_images, load
 from icl.testbed.tasks import SPLITS, rows
 from icl.training import TeacherStates
 
@@ -33,7 +33,7 @@ _TOGETHER = 32
 
 
 @cache
-def examples(task: str, split: str, seed: int) -> list[Example]:
+def load_examples(task: str, split: str, seed: int) -> list[Example]:
     """Those of :func:`icl.testbed.tasks.load_split`, without a table between."""
     return [Example.from_task(row) for row in rows(task, split, seed, _pictures(split))]
 
@@ -43,7 +43,7 @@ def _pictures(split: str) -> list[Image.Image]:
     return [Image.fromarray(pixels.numpy()).convert("RGB") for pixels in images.load_digits(split).pixels]
 
 
-class Embedding(Collator):
+class EmbeddingCollator(Collator):
     """What a collator makes, with embeddings in the place of tokens and images: ``embed`` has those of each prompt."""
 
     def __init__(self, processor: Any, embed: Callable[[Any, Any], dict[str, Any]], teacher: bool = True):
@@ -62,7 +62,7 @@ class Embedding(Collator):
         return self.embed([getattr(example, which) for example in examples], inputs)
 
 
-class Together(CollatedExamples):
+class ChunkedCollation(CollatedExamples):
     """Examples that are collated many at a time, which is faster than one by one."""
 
     def __getitem__(self, index: int) -> CollatedBatch:
@@ -86,7 +86,7 @@ def _row(batch: CollatedBatch, i: int) -> CollatedBatch:
     return row
 
 
-class Ground:
+class PreparedTask:
     """A task on base ``BASES[seed]``. ``seed`` is also what the task hides.
 
     ``model`` has no vision tower: it takes what ``collator`` makes.
@@ -100,13 +100,13 @@ class Ground:
             self._features = _features(self.model)
         # Each step goes through all modules several times: those that have done their work need not be there.
         del self.model.model.vision_model, self.model.model.connector
-        self.collator = Embedding(_blind(self.processor), self._embed)
+        self.collator = EmbeddingCollator(_blind(self.processor), self._embed)
         self.teachers: dict[str, TeacherStates] = {}
         """What teachers make of their prompts, which is the same in all trials."""
-        self._shown: dict[Any, Together] = {}
+        self._shown: dict[Any, ChunkedCollation] = {}
         self._asked: dict[Role, Any] = {}
 
-    def shown(self, key: Any, chosen: Callable[[], list[Example]], teacher: bool) -> Together:
+    def shown(self, key: Any, chosen: Callable[[], list[Example]], teacher: bool) -> ChunkedCollation:
         """What ``chosen`` gives, collated once for all trials of the same ``key``."""
         if (key, True) in self._shown:  # more than is wanted does no harm
             return self._shown[key, True]
@@ -114,12 +114,14 @@ class Ground:
             rows = chosen()
             if not teacher:  # no need to read what nobody looks at
                 rows = [dataclasses.replace(example, teacher=example.student) for example in rows]
-            self._shown[key, teacher] = Together(rows, Embedding(self.collator.processor, self._embed, teacher))
+            self._shown[key, teacher] = ChunkedCollation(
+                rows, EmbeddingCollator(self.collator.processor, self._embed, teacher)
+            )
         return self._shown[key, teacher]
 
     @cached_property
     def test(self) -> list[Example]:
-        return examples(self.task, "test", self.seed)
+        return load_examples(self.task, "test", self.seed)
 
     def answers(self, prompt: Role = "student") -> tuple[bool, ...]:
         """Whether the model, as it is, answers each query of the test split rightly."""
@@ -156,6 +158,6 @@ def _features(model: Any) -> dict[int, Tensor]:
     """What the decoder sees of each image, by the picture, of which there is one."""
     found: dict[int, Tensor] = {}
     for split in SPLITS:
-        seen = encode(model, images.pixel_values(images.load_digits(split).pixels))
+        seen = encode_images(model, images.pixel_values(images.load_digits(split).pixels))
         found.update(zip(map(id, _pictures(split)), seen))
     return found

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Idefics2ForConditionalGeneration
 
-from icl.testbed.episodes import Batch, Layout, Sampler
+from icl.testbed.episodes import EpisodeBatch, EpisodeLayout, EpisodeSampler
 from icl.testbed.images import augmented, load_digits
-from icl.testbed.model import build_model, encode, logits
+from icl.testbed.model import build_model, compute_logits, encode_images
 from icl.testbed.vocabulary import STYLES, build_processor
 
 _POOL = 384
@@ -28,7 +28,7 @@ _MEMORY = 20
 
 
 @dataclass(frozen=True)
-class Phase:
+class PretrainingPhase:
     name: str
     steps: int
     """At most, if there is an accuracy to reach."""
@@ -46,15 +46,15 @@ class Phase:
 
 PHASES = (
     # From the start, chats or several tokens an image kept the model from ever learning to look back; later it is easy.
-    Phase("induction", 3000, 3e-3, warm_up=200, until=0.9, chat=False, fewest_classes=6),
-    Phase("chat", 1600, 2e-3, decay=0.3),
+    PretrainingPhase("induction", 3000, 3e-3, warm_up=200, until=0.9, chat=False, fewest_classes=6),
+    PretrainingPhase("chat", 1600, 2e-3, decay=0.3),
     # Without, the names of digits could not stand for anything but themselves.
-    Phase("digit names", 600, 1e-3, decay=0.5, digit_names=0.5),
+    PretrainingPhase("digit names", 600, 1e-3, decay=0.5, digit_names=0.5),
 )
 
 
 @dataclass
-class State:
+class PretrainingState:
     """Where training stands, and what there is to show of it."""
 
     style: str
@@ -79,7 +79,7 @@ class Pretraining:
 
     def __init__(self, style: str, seed: int, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
-        self.state, self.file = State(style, seed), folder / "checkpoint.safetensors"
+        self.state, self.file = PretrainingState(style, seed), folder / "checkpoint.safetensors"
         self.processor = build_processor(STYLES[style])
         self.model = build_model(STYLES[style], seed)
         self.optimizer = torch.optim.AdamW(
@@ -88,7 +88,7 @@ class Pretraining:
         if self.file.exists():
             self._resume()
 
-    def run(self, report: Callable[[State], None]) -> Idefics2ForConditionalGeneration:
+    def run(self, report: Callable[[PretrainingState], None]) -> Idefics2ForConditionalGeneration:
         """Trains to the end. ``report`` is called after every step."""
         # Sums depend on how many threads share them, and tensors of this size gain nothing from a second one.
         threads = torch.get_num_threads()
@@ -102,12 +102,12 @@ class Pretraining:
         self.model.eval()
         return self.model
 
-    def _phase(self, phase: Phase, report: Callable[[State], None]) -> None:
+    def _phase(self, phase: PretrainingPhase, report: Callable[[PretrainingState], None]) -> None:
         at, image = self.state, self.model.config.image_token_id
-        bare = Layout.bare([image]), Layout.bare([0])
+        bare = EpisodeLayout.bare([image]), EpisodeLayout.bare([0])
         if phase.chat:
-            several = Layout.bare([image] * STYLES[at.style].image_tokens), bare[1]
-            chat = Layout.chat(self.processor, "image"), Layout.chat(self.processor, "text")
+            several = EpisodeLayout.bare([image] * STYLES[at.style].image_tokens), bare[1]
+            chat = EpisodeLayout.chat(self.processor, "image"), EpisodeLayout.chat(self.processor, "text")
         self.model.train()
         while at.step < phase.steps and at.accuracy <= phase.until:
             begun = time.perf_counter(), time.process_time()
@@ -124,15 +124,15 @@ class Pretraining:
                 f"try a seed other than {at.seed}"
             )
 
-    def _step(self, phase: Phase, layouts: tuple[Layout, Layout]) -> None:
+    def _step(self, phase: PretrainingPhase, layouts: tuple[EpisodeLayout, EpisodeLayout]) -> None:
         at, images = self.state, load_digits("train")
         # Data depend on the seed and the step alone, so there is no state of theirs to keep.
         generator = torch.Generator().manual_seed((at.seed << 32) + at.total)
         pool = torch.randperm(len(images), generator=generator)[:_POOL].sort().values
-        sampler = Sampler(self.processor, images.labels[pool])
+        sampler = EpisodeSampler(self.processor, images.labels[pool])
         batch = sampler.batch(*layouts, phase.fewest_classes, phase.digit_names, generator)
-        seen = encode(self.model, augmented(images.pixels[pool], generator))[:, : len(layouts[0].key)]
-        loss, accuracy = objective(logits(self.model, batch.input_ids, seen[batch.images].flatten(0, 1)), batch)
+        seen = encode_images(self.model, augmented(images.pixels[pool], generator))[:, : len(layouts[0].key)]
+        loss, accuracy = objective(compute_logits(self.model, batch.input_ids, seen[batch.images].flatten(0, 1)), batch)
 
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(phase, at.step)
@@ -154,7 +154,7 @@ class Pretraining:
 
     def _resume(self) -> None:
         with safe_open(self.file, "pt") as saved:
-            state = State(**json.loads(saved.metadata()["state"]))
+            state = PretrainingState(**json.loads(saved.metadata()["state"]))
         if (state.style, state.seed) != (self.state.style, self.state.seed):
             raise ValueError(
                 f"{self.file} is of style {state.style!r} and seed {state.seed}: finish or remove that run first"
@@ -173,13 +173,13 @@ class Pretraining:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
-def learning_rate(phase: Phase, step: int) -> float:
+def learning_rate(phase: PretrainingPhase, step: int) -> float:
     rising = (step + 1) / phase.warm_up if phase.warm_up else 1.0
     falling = (phase.steps - step) / (phase.decay * phase.steps) if phase.decay else 1.0
     return phase.lr * min(1.0, rising, falling)
 
 
-def objective(predicted: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+def objective(predicted: Tensor, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
     """The weighted cross-entropy of logits (E, T, vocabulary), and the accuracy on the labels that are judged."""
     counted = batch.weights[:, 1:] > 0
     scores, targets = predicted[:, :-1][counted], batch.input_ids[:, 1:][counted]

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from hyperbolic.version import __version__
-from icl.testbed.evaluate import Score
-from icl.testbed.model import folder_of
-from icl.testbed.pretrain import State
+from icl.testbed.accuracy import TestbedScore
+from icl.testbed.model import weights_folder
+from icl.testbed.pretrain import PretrainingState
 
 # The colours of Okabe and Ito, told apart with any colour vision.
 _LINES = {
@@ -30,33 +30,33 @@ _LINES = {
 _BEGIN, _END = "<!-- icl testbed eval -->", "<!-- end -->"
 
 
-def tables(scores: Sequence[Score]) -> list[tuple[list[str], list[list[str]]]]:
+def tables(scores: Sequence[TestbedScore]) -> list[tuple[list[str], list[list[str]]]]:
     """Header and rows: accuracy by number and choice of demonstrations, and by task and prompt."""
     shots = [(score.prompt, score.what, score) for score in scores if score.what in _LINES]
     tasks = [(score.what, score.prompt, score) for score in scores if score.what not in _LINES]
     return [_grid("demonstrations", shots), _grid("task", tasks)]
 
 
-def _grid(first: str, cells: Sequence[tuple[str, str, Score]]) -> tuple[list[str], list[list[str]]]:
+def _grid(first: str, cells: Sequence[tuple[str, str, TestbedScore]]) -> tuple[list[str], list[list[str]]]:
     rows = dict.fromkeys(row for row, _, _ in cells)
     columns = dict.fromkeys(column for _, column, _ in cells)
     written = {(row, column): _cell(score) for row, column, score in cells}
     return [first, *columns], [[row, *(written.get((row, column), "") for column in columns)] for row in rows]
 
 
-def _cell(score: Score) -> str:
+def _cell(score: TestbedScore) -> str:
     low, high = score.interval
     return f"{score.accuracy:.3f} ({low:.2f}-{high:.2f})"
 
 
-def markdown(scores: Sequence[Score]) -> str:
+def markdown(scores: Sequence[TestbedScore]) -> str:
     lines = []
     for header, rows in tables(scores):
         lines += ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)] + [""]
     return "\n".join(lines)
 
 
-def rich_tables(scores: Sequence[Score]) -> list[Table]:
+def rich_tables(scores: Sequence[TestbedScore]) -> list[Table]:
     out = []
     for header, rows in tables(scores):
         table = Table(*header)
@@ -66,7 +66,7 @@ def rich_tables(scores: Sequence[Score]) -> list[Table]:
     return out
 
 
-def figure(scores: Sequence[Score]) -> Figure:
+def figure(scores: Sequence[TestbedScore]) -> Figure:
     """Accuracy against the number of demonstrations, a line for each choice of them, with 95 % intervals."""
     drawing = Figure(figsize=(6, 4), layout="constrained")
     axes = drawing.add_subplot()
@@ -94,7 +94,7 @@ def figure(scores: Sequence[Score]) -> Figure:
     return drawing
 
 
-def write_report(scores: Sequence[Score], folder: Path) -> None:
+def write_report(scores: Sequence[TestbedScore], folder: Path) -> None:
     """``testbed.csv``, ``testbed.png``, and, between its markers if there are, ``testbed.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "testbed.csv").open("w", newline="") as file:
@@ -110,7 +110,7 @@ def write_report(scores: Sequence[Score], folder: Path) -> None:
     page.write_text(re.sub(f"{_BEGIN}.*?{_END}", lambda _: block, before, flags=re.DOTALL), encoding="utf-8")
 
 
-def make_card(state: State, parameters: int, scores: Sequence[Score]) -> dict[str, Any]:
+def make_card(state: PretrainingState, parameters: int, scores: Sequence[TestbedScore]) -> dict[str, Any]:
     """What there is to know of weights: how they were made, with what, and how good they are."""
     return {
         "command": f"icl testbed pretrain --style {state.style} --seed {state.seed}",
@@ -133,7 +133,7 @@ def make_card(state: State, parameters: int, scores: Sequence[Score]) -> dict[st
 
 def read_card(weights: str | Path = "base") -> dict[str, Any]:
     """The card of weights, named as :func:`icl.testbed.load` names them."""
-    found: dict[str, Any] = json.loads((folder_of(weights) / "card.json").read_text())
+    found: dict[str, Any] = json.loads((weights_folder(weights) / "card.json").read_text())
     return found
 
 
@@ -145,5 +145,5 @@ def card_markdown(card: dict[str, Any]) -> str:
         f"in {card['steps']} steps and {card['cpu_seconds']} seconds of one CPU core ({card['machine']}),\n"
         f"with {versions}.\n\n"
         "Trained on 1437 of scikit-learn's handwritten digits, measured on the 360 others.\n\n"
-        + markdown([Score(**score) for score in card["scores"]])
+        + markdown([TestbedScore(**score) for score in card["scores"]])
     )

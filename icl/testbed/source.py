@@ -11,7 +11,7 @@ from typing import Any
 from icl.common.choices import Strategy
 from icl.common.files import digest
 from icl.data import Example
-from icl.testbed.model import folder_of, load
+from icl.testbed.model import load, weights_folder
 from icl.testbed.tasks import SPLITS, TASKS, load_split
 from icl.training import Split
 
@@ -27,7 +27,7 @@ def load_model(weights: str) -> tuple[Any, Any]:
 
 def model_folder(weights: str) -> Path:
     """Return the folder of these weights."""
-    return folder_of(weights or "base")
+    return weights_folder(weights or "base")
 
 
 def open_split(name: str, split: str) -> TaskSplit:

@@ -41,7 +41,7 @@ Shown = list[tuple[int, str]]
 """Demonstrations: images of the split, each with the word that it is given."""
 
 
-class Example(NamedTuple):
+class TaskExample(NamedTuple):
     """What is before a query, and what is right: ``None`` if it is not told."""
 
     answer: str | None
@@ -50,7 +50,7 @@ class Example(NamedTuple):
     options: Sequence[str] = ()
 
 
-class Draw:
+class TaskSampler:
     """The random choices of a task in one split."""
 
     def __init__(self, task: str, seed: int, split: str):
@@ -88,91 +88,91 @@ class Draw:
         return [shown[i] for i in self.random.permutation(len(shown))]
 
 
-Task = Callable[[Draw], Callable[[int], Example | None]]
+Task = Callable[[TaskSampler], Callable[[int], TaskExample | None]]
 """Fixes what is hidden, then makes an example of each query, or none."""
 
 
-def _naming(names: Callable[[Draw], list[str]]) -> Task:
-    def task(draw: Draw) -> Callable[[int], Example]:
+def _naming(names: Callable[[TaskSampler], list[str]]) -> Task:
+    def task(draw: TaskSampler) -> Callable[[int], TaskExample]:
         words = names(draw)
-        return lambda query: Example(words[draw.labels[query]], draw.demonstrations(query, words))
+        return lambda query: TaskExample(words[draw.labels[query]], draw.demonstrations(query, words))
 
     return task
 
 
-def _ten(draw: Draw) -> list[str]:
+def _ten(draw: TaskSampler) -> list[str]:
     return draw.hidden_words(10)
 
 
-def _parity(draw: Draw) -> list[str]:
+def _parity(draw: TaskSampler) -> list[str]:
     return draw.hidden_words(2) * 5
 
 
-def _many_to_one(draw: Draw) -> list[str]:
+def _many_to_one(draw: TaskSampler) -> list[str]:
     return [str(word) for word in draw.hidden.permutation((draw.hidden_words(4) * 3)[:10])]
 
 
-def _successor(draw: Draw) -> list[str]:
+def _successor(draw: TaskSampler) -> list[str]:
     return [*DIGITS[1:], DIGITS[0]]
 
 
-def _options(draw: Draw) -> Callable[[int], Example]:
+def _options(draw: TaskSampler) -> Callable[[int], TaskExample]:
     words = _ten(draw)
 
-    def example(query: int) -> Example:
+    def example(query: int) -> TaskExample:
         answer = words[draw.labels[query]]
         wrong = draw.words(3, [word for word in words if word != answer])
-        return Example(answer, draw.demonstrations(query, words), options=draw.words(4, [answer, *wrong]))
+        return TaskExample(answer, draw.demonstrations(query, words), options=draw.words(4, [answer, *wrong]))
 
     return example
 
 
-def _last_block(draw: Draw) -> Callable[[int], Example]:
-    def example(query: int) -> Example:
+def _last_block(draw: TaskSampler) -> Callable[[int], TaskExample]:
+    def example(query: int) -> TaskExample:
         words = draw.words(2 * _CLASSES_IN_CONFLICT)
         shown, other = draw.conflict(query, words[:_CLASSES_IN_CONFLICT], words[_CLASSES_IN_CONFLICT:])
         shown, other = draw.shuffled(shown), draw.shuffled(other)
-        return Example(words[0], shown, student=other + shown)
+        return TaskExample(words[0], shown, student=other + shown)
 
     return example
 
 
-def _set_conflict(draw: Draw) -> Callable[[int], Example]:
+def _set_conflict(draw: TaskSampler) -> Callable[[int], TaskExample]:
     order = [str(word) for word in draw.hidden.permutation(WORDS)]
     right, wrong = order[: len(order) // 2], order[len(order) // 2 :]
 
-    def example(query: int) -> Example:
+    def example(query: int) -> TaskExample:
         words = draw.words(_CLASSES_IN_CONFLICT, right)
         shown, other = draw.conflict(query, words, draw.words(_CLASSES_IN_CONFLICT, wrong))
         mixed = draw.shuffled(shown + other)
-        return Example(words[0], [pair for pair in mixed if pair in shown], student=mixed)
+        return TaskExample(words[0], [pair for pair in mixed if pair in shown], student=mixed)
 
     return example
 
 
-def _unseen_classes(draw: Draw) -> Callable[[int], Example | None]:
+def _unseen_classes(draw: TaskSampler) -> Callable[[int], TaskExample | None]:
     words = _ten(draw)
 
-    def example(query: int) -> Example | None:
+    def example(query: int) -> TaskExample | None:
         unseen, train = draw.labels[query] in UNSEEN, draw.split == "train"
         if not (unseen or train):
             return None
-        return Example(None if unseen and train else words[draw.labels[query]], draw.demonstrations(query, words))
+        return TaskExample(None if unseen and train else words[draw.labels[query]], draw.demonstrations(query, words))
 
     return example
 
 
-def _corrupted(draw: Draw) -> Callable[[int], Example]:
+def _corrupted(draw: TaskSampler) -> Callable[[int], TaskExample]:
     words = _ten(draw)
 
-    def example(query: int) -> Example:
+    def example(query: int) -> TaskExample:
         shown = draw.demonstrations(query, words)
         corrupted = set(draw.random.choice(SHOTS, SHOTS // 2, replace=False))
         student = [
             (i, draw.words(1, [w for w in words if w != word])[0] if n in corrupted else word)
             for n, (i, word) in enumerate(shown)
         ]
-        return Example(words[draw.labels[query]], shown, student=student)
+        return TaskExample(words[draw.labels[query]], shown, student=student)
 
     return example
 
@@ -207,7 +207,7 @@ def rows(name: str, split: str, seed: int, pictures: Sequence[Any]) -> Iterator[
     if name not in TASKS:
         raise ValueError(f"load_split: name must be one of {', '.join(TASKS)}, got {name!r}")
     source = images.load_digits(split)
-    example_of = TASKS[name](Draw(name, seed, split))
+    example_of = TASKS[name](TaskSampler(name, seed, split))
     for query in range(len(source)):
         example = example_of(query)
         if example is None:

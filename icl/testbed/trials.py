@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,28 @@ from icl.data import Example
 from icl.losses import Objective
 from icl.testbed import images
 from icl.testbed.prepared_task import BASES as BASES
-from icl.testbed.prepared_task import Ground, examples
+from icl.testbed.prepared_task import PreparedTask, load_examples
 from icl.testbed.tasks import SHOTS
 
 CE = Objective()
-BOTH = Objective(anchor=1.0, ce=0.5)
+ANCHOR_CE = Objective(anchor=1.0, ce=0.5)
 ANCHOR = Objective(anchor=1.0, ce=0.0)
-EUCLIDEAN = Objective(alignment=1.0, ce=0.5, feature_scale="unit")
-LOGITS = Objective(logits=1.0, ce=0.5)
+L2_CE = Objective(alignment=1.0, ce=0.5, feature_scale="unit")
+LOGITS_CE = Objective(logits=1.0, ce=0.5)
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What the mean over the seeds has to reach, or with ``most`` not to pass."""
+class AccuracyBound:
+    """What the mean over the seeds has to reach, or with ``upper`` not to pass."""
 
     value: float
-    most: bool = False
+    upper: bool = False
 
     def holds(self, accuracy: float) -> bool:
-        return accuracy <= self.value if self.most else accuracy >= self.value
+        return accuracy <= self.value if self.upper else accuracy >= self.value
 
     def __str__(self) -> str:
-        return f"{'≤' if self.most else '≥'} {self.value:.2f}"
+        return f"{'≤' if self.upper else '≥'} {self.value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Trial:
     Args:
         data: what it is shown of the training split: a number of rows, ``None`` for all, "one a class" or "unlabelled":
             300 queries without an answer, whose teacher sees one and the same demonstration of each class.
-        mark: of the accuracy on the test split; ``None`` for what is measured beside.
-        frozen: the same of the base without an adapter.
+        bound: of the accuracy on the test split; ``None`` for what is measured beside.
+        frozen_bound: the same of the base without an adapter.
         shots: how many of its 16 demonstrations the teacher sees, one with the answer among them.
     """
 
@@ -65,8 +66,8 @@ class Trial:
     steps: int = 200
     learning_rate: float = 5e-3
     data: int | str | None = None
-    mark: Mark | None = None
-    frozen: Mark | None = None
+    bound: AccuracyBound | None = None
+    frozen_bound: AccuracyBound | None = None
     shots: int = SHOTS
 
     @property
@@ -74,27 +75,28 @@ class Trial:
         return f"{self.name} on {self.task}".lower().replace(" ", "-").replace(",", "").replace("+", "and")
 
 
+_at_least, _at_most = AccuracyBound, partial(AccuracyBound, upper=True)
 HYPER, HIFI, MIMIC = HyperICLConfig(), HiFICLConfig(), MimICConfig()
 _FAST = 2e-2
 
 TRIALS = (
-    Trial("Hyper-ICL, CE", "options", (HYPER,), CE, 400, mark=Mark(0.95), frozen=Mark(0.40, most=True)),
-    Trial("Hyper-ICL, anchor and CE", "options", (HYPER,), BOTH, 300, data=500, mark=Mark(0.92)),
+    Trial("Hyper-ICL, CE", "options", (HYPER,), CE, 400, bound=_at_least(0.95), frozen_bound=_at_most(0.40)),
+    Trial("Hyper-ICL, anchor and CE", "options", (HYPER,), ANCHOR_CE, 300, data=500, bound=_at_least(0.92)),
     Trial("Hyper-ICL of rank 1, CE", "options", (HyperICLConfig(rank=1),), CE, 400),
-    Trial("Hyper-ICL, CE", "last_block", (HYPER,), CE, 100, mark=Mark(0.93), frozen=Mark(0.55, most=True)),
-    Trial("Hyper-ICL, CE", "set_conflict", (HYPER,), CE, 300, mark=Mark(0.82)),
-    Trial("Hyper-ICL, CE", "fixed_map", (HYPER,), CE, 400, mark=Mark(0.15, most=True)),
-    Trial("HiFICL, CE", "fixed_map", (HIFI,), CE, 200, _FAST, 500, Mark(0.97), Mark(0.02, most=True)),
-    Trial("HiFICL, CE, one a class", "fixed_map", (HIFI,), CE, 200, _FAST, "one a class", Mark(0.95)),
-    Trial("HiFICL, CE", "last_block", (HIFI,), CE, 100, _FAST, mark=Mark(0.95)),
-    Trial("HiFICL, anchor, no labels", "fixed_map", (HIFI,), ANCHOR, 300, _FAST, "unlabelled", Mark(0.95)),
-    Trial("HiFICL, CE", "unseen_classes", (HIFI,), CE, 200, _FAST, 500, Mark(0.05, most=True)),
-    Trial("HiFICL, L2 and CE", "unseen_classes", (HIFI,), EUCLIDEAN, 300, _FAST, 500, Mark(0.80)),
-    Trial("MimIC, CE", "fixed_map", (MIMIC,), CE, 800, _FAST, 500, Mark(0.95)),
-    Trial("MimIC, L2 and CE", "fixed_map", (MIMIC,), EUCLIDEAN, 800, _FAST, 500, Mark(0.75)),
-    Trial("Hyper-ICL and HiFICL, CE", "set_conflict", (HYPER, HIFI), CE, 300, 1e-2, mark=Mark(0.95)),
-    Trial("LIVE, logits and CE", "fixed_map", (LIVEConfig(),), LOGITS, 300, _FAST, 500),
-    Trial("LIVE, logits and CE", "options", (LIVEConfig(),), LOGITS, 300, _FAST, 500),
+    Trial("Hyper-ICL, CE", "last_block", (HYPER,), CE, 100, bound=_at_least(0.93), frozen_bound=_at_most(0.55)),
+    Trial("Hyper-ICL, CE", "set_conflict", (HYPER,), CE, 300, bound=_at_least(0.82)),
+    Trial("Hyper-ICL, CE", "fixed_map", (HYPER,), CE, 400, bound=_at_most(0.15)),
+    Trial("HiFICL, CE", "fixed_map", (HIFI,), CE, 200, _FAST, 500, _at_least(0.97), _at_most(0.02)),
+    Trial("HiFICL, CE, one a class", "fixed_map", (HIFI,), CE, 200, _FAST, "one a class", _at_least(0.95)),
+    Trial("HiFICL, CE", "last_block", (HIFI,), CE, 100, _FAST, bound=_at_least(0.95)),
+    Trial("HiFICL, anchor, no labels", "fixed_map", (HIFI,), ANCHOR, 300, _FAST, "unlabelled", _at_least(0.95)),
+    Trial("HiFICL, CE", "unseen_classes", (HIFI,), CE, 200, _FAST, 500, _at_most(0.05)),
+    Trial("HiFICL, L2 and CE", "unseen_classes", (HIFI,), L2_CE, 300, _FAST, 500, _at_least(0.80)),
+    Trial("MimIC, CE", "fixed_map", (MIMIC,), CE, 800, _FAST, 500, _at_least(0.95)),
+    Trial("MimIC, L2 and CE", "fixed_map", (MIMIC,), L2_CE, 800, _FAST, 500, _at_least(0.75)),
+    Trial("Hyper-ICL and HiFICL, CE", "set_conflict", (HYPER, HIFI), CE, 300, 1e-2, bound=_at_least(0.95)),
+    Trial("LIVE, logits and CE", "fixed_map", (LIVEConfig(),), LOGITS_CE, 300, _FAST, 500),
+    Trial("LIVE, logits and CE", "options", (LIVEConfig(),), LOGITS_CE, 300, _FAST, 500),
     Trial("LoRA, CE", "fixed_map", (LoRAConfig(),), CE, 200, 5e-3, 500),
     Trial("LoRA, CE", "options", (LoRAConfig(),), CE, 200, 5e-3, 500),
 )
@@ -123,9 +125,9 @@ COMPARISONS = tuple(
 """The same two adapters with one loss after the other: does geometry matter?"""
 
 
-def shown(trial: Trial, seed: int) -> list[Example]:
+def training_examples(trial: Trial, seed: int) -> list[Example]:
     """What the trial is trained on."""
-    rows = examples(trial.task, "train", seed)
+    rows = load_examples(trial.task, "train", seed)
     random = np.random.RandomState(seed)
     digits = images.load_digits("train").labels.numpy()
     if trial.data == "one a class":
@@ -161,7 +163,7 @@ def _with_shots(example: Example, shots: int) -> Example:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """Of a trial on one base. ``correct`` are the answers to the test split, ``curve`` the loss at some steps."""
 
     correct: tuple[bool, ...]
@@ -174,9 +176,9 @@ class Outcome:
         return float(np.mean(self.correct))
 
 
-def run(
-    trial: Trial, seed: int, folder: Path, step: Callable[[int], None] | None = None, ground: Ground | None = None
-) -> Outcome:
+def run_trial(
+    trial: Trial, seed: int, folder: Path, step: Callable[[int], None] | None = None, ground: PreparedTask | None = None
+) -> TrialOutcome:
     """Train on base ``BASES[seed]`` and test, once, after the last step. The adapter stays in ``folder``.
 
     ``ground`` is that of the task and the seed, where several trials share it.
@@ -192,7 +194,7 @@ def run(
             if step is not None:
                 step(1)
 
-    ground = Ground(trial.task, seed) if ground is None else ground
+    ground = PreparedTask(trial.task, seed) if ground is None else ground
     torch.manual_seed(seed)
     adapters = attach(ground.model, trial.configs)
     arguments = training_arguments(
@@ -205,7 +207,9 @@ def run(
         disable_tqdm=True,
         seed=seed,
     )
-    data = ground.shown((trial.data, trial.shots), lambda: shown(trial, seed), trial.objective.needs_teacher)
+    data = ground.shown(
+        (trial.data, trial.shots), lambda: training_examples(trial, seed), trial.objective.needs_teacher
+    )
     trainer = DistillTrainer(
         ground.model,
         arguments,
@@ -224,4 +228,4 @@ def run(
     ground.model.eval()
     correct = ground.answers()
     adapters.detach()
-    return Outcome(correct, parameters, seconds, curve)
+    return TrialOutcome(correct, parameters, seconds, curve)

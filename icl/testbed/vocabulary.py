@@ -39,7 +39,7 @@ _BETWEEN = re.compile("|".join([r"\s+", *map(re.escape, _SPECIAL)]))
 
 
 @dataclass(frozen=True)
-class Style:
+class ChatStyle:
     """How a chat is written."""
 
     image_tokens: int
@@ -70,8 +70,8 @@ class Style:
 
 
 STYLES = {
-    "base": Style(1, "", "", " is"),
-    "long": Style(4, "User: ", f" what is this called ?{END}", " Assistant: this is called"),
+    "base": ChatStyle(1, "", "", " is"),
+    "long": ChatStyle(4, "User: ", f" what is this called ?{END}", " Assistant: this is called"),
 }
 
 
@@ -103,7 +103,7 @@ class Idefics2Processor(transformers.Idefics2Processor):
         return super().apply_chat_template(conversation, *args, **options)
 
 
-def build_processor(style: Style) -> Idefics2Processor:
+def build_processor(style: ChatStyle) -> Idefics2Processor:
     """The processor of transformers for Idefics2, around a tokenizer of whole words."""
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(style.vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

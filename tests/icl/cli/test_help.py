@@ -21,7 +21,7 @@ from icl.bank.anchor_bank import AnchorBank
 from icl.cli.app import app
 from icl.common.choices import Method, Metric, Style
 from icl.evaluation.metrics.scoring import METRICS
-from icl.testbed import evaluate, images, pretrain
+from icl.testbed import accuracy, images, pretrain
 from icl.testbed.vocabulary import STYLES, WORDS
 from tests.icl.demo.test_demo import invented
 from tests.icl.models import tiny_model
@@ -89,8 +89,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_example_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other; what takes minutes, the testbed's training and the demo's jobs, is cut short."""
     monkeypatch.setattr(pretrain, "PHASES", SHORT)
-    monkeypatch.setattr(evaluate, "SHOTS", (0, 1))
-    monkeypatch.setattr(evaluate, "TASKS", {"parity": testbed.TASKS["parity"]})
+    monkeypatch.setattr(accuracy, "SHOTS", (0, 1))
+    monkeypatch.setattr(accuracy, "TASKS", {"parity": testbed.TASKS["parity"]})
     monkeypatch.setattr(
         "icl.demo.execution.run", lambda plan, folder, progress: {job: invented(job) for job in plan.jobs()}
     )

@@ -20,7 +20,7 @@ from icl.evaluation.metrics.scoring import METRICS, Score
 from icl.evaluation.result_tables import markdown
 from icl.evaluation.results import Results
 from icl.prompts.collator import Collator
-from icl.testbed.evaluate import on_task
+from icl.testbed.accuracy import on_task
 from icl.testbed.tasks import load_split
 
 N = 20

@@ -10,23 +10,23 @@ from icl.data.examples import Example
 from icl.prompts.batches import BatchMerger
 from icl.prompts.collator import Collator
 from icl.testbed import images, load, load_task
-from icl.testbed.evaluate import on_task
-from icl.testbed.prepared_task import BASES, Ground, examples
+from icl.testbed.accuracy import on_task
+from icl.testbed.prepared_task import BASES, PreparedTask, load_examples
 from icl.testbed.tasks import TASKS
-from icl.testbed.trials import TRIALS, Mark, Trial, shown
+from icl.testbed.trials import TRIALS, AccuracyBound, Trial, training_examples
 
 TRIAL = Trial("", "options", (), data=6)
 
 
 @pytest.fixture(scope="module")
-def ground() -> Ground:
-    return Ground("options", 1)
+def ground() -> PreparedTask:
+    return PreparedTask("options", 1)
 
 
 @pytest.mark.parametrize("task", ["options", "set_conflict", "unseen_classes"])
 def test_examples_are_those_of_the_table(task: str) -> None:
     wanted = [Example.from_task(row) for row in load_task(task, 1)["dev"].select(range(5))]
-    for mine, example in zip(examples(task, "dev", 1), wanted):
+    for mine, example in zip(load_examples(task, "dev", 1), wanted):
         assert (mine.id, mine.answer, mine.references) == (example.id, example.answer, example.references)
         for prompt in ("teacher", "student"):
             for a, b in zip(getattr(mine, prompt), getattr(example, prompt), strict=True):
@@ -38,8 +38,8 @@ def test_examples_are_those_of_the_table(task: str) -> None:
 
 
 @pytest.mark.parametrize("teacher", [False, True])
-def test_embeddings_stand_for_tokens_and_images(ground: Ground, teacher: bool) -> None:
-    rows = shown(TRIAL, 1)
+def test_embeddings_stand_for_tokens_and_images(ground: PreparedTask, teacher: bool) -> None:
+    rows = training_examples(TRIAL, 1)
     embedded = ground.shown((6, teacher), lambda: rows, teacher)
     plain, (whole, _) = Collator(ground.processor), load(BASES[1])
     for i in range(3):
@@ -64,14 +64,14 @@ def test_embeddings_stand_for_tokens_and_images(ground: Ground, teacher: bool) -
         assert merged["digest"] == ground.collator(rows)["digest"]
 
 
-def test_shared_once(ground: Ground) -> None:
-    once = ground.shown("key", lambda: shown(TRIAL, 1), False)
+def test_shared_once(ground: PreparedTask) -> None:
+    once = ground.shown("key", lambda: training_examples(TRIAL, 1), False)
     assert ground.shown("key", lambda: pytest.fail("made again"), False) is once
     assert once[0] is once[0]
 
 
 @pytest.mark.parametrize("prompt", ["student", "teacher"])
-def test_answers_are_those_that_are_generated(ground: Ground, prompt: str) -> None:
+def test_answers_are_those_that_are_generated(ground: PreparedTask, prompt: str) -> None:
     right, total = on_task(load(BASES[1])[0], ground.processor, load_task("options", 1)["test"], prompt)
     answers = ground.answers(prompt)  # type: ignore[arg-type]
     assert (sum(answers), len(answers)) == (right, total)
@@ -79,7 +79,9 @@ def test_answers_are_those_that_are_generated(ground: Ground, prompt: str) -> No
 
 @pytest.mark.parametrize("shots", [1, 4, 16])
 def test_shots(shots: int) -> None:
-    for example, whole in zip(shown(replace(TRIAL, shots=shots), 1), shown(TRIAL, 1), strict=True):
+    for example, whole in zip(
+        training_examples(replace(TRIAL, shots=shots), 1), training_examples(TRIAL, 1), strict=True
+    ):
         *before, query = example.teacher
         assert query is whole.teacher[-1]
         assert [message["role"] for message in before] == ["user", "assistant"] * shots
@@ -90,23 +92,23 @@ def test_shots(shots: int) -> None:
 
 
 def test_data() -> None:
-    one = shown(replace(TRIAL, task="fixed_map", data="one a class"), 2)
+    one = training_examples(replace(TRIAL, task="fixed_map", data="one a class"), 2)
     digits = images.load_digits("train").labels
     assert sorted(int(digits[int(e.id.removeprefix("train-"))]) for e in one) == list(range(10))
-    unlabelled = shown(replace(TRIAL, task="fixed_map", data="unlabelled"), 2)
+    unlabelled = training_examples(replace(TRIAL, task="fixed_map", data="unlabelled"), 2)
     assert len(unlabelled) == 300
     assert {e.answer for e in unlabelled} == {None}
     first = unlabelled[0].teacher[:-1]
     assert len({m["content"][0]["text"] for m in first[1::2]}) == 10
     assert all(e.teacher[:-1] == first and e.teacher[-1] is e.student[-1] for e in unlabelled)
-    assert len(shown(TRIAL, 2)) == 6
+    assert len(training_examples(TRIAL, 2)) == 6
 
 
 def test_trials() -> None:
     assert len(BASES) == 3
     assert len({trial.key for trial in TRIALS}) == len(TRIALS)
     assert {trial.task for trial in TRIALS} <= set(TASKS)
-    assert Mark(0.9).holds(0.9)
-    assert not Mark(0.9).holds(0.89)
-    assert Mark(0.1, most=True).holds(0.1)
-    assert not Mark(0.1, most=True).holds(0.11)
+    assert AccuracyBound(0.9).holds(0.9)
+    assert not AccuracyBound(0.9).holds(0.89)
+    assert AccuracyBound(0.1, upper=True).holds(0.1)
+    assert not AccuracyBound(0.1, upper=True).holds(0.11)

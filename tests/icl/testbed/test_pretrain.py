@@ -53,11 +53,13 @@ def test_augmentation_shifts_by_a_pixel_at_most() -> None:
     assert abs(background.mean() + 1) < 0.02
 
 
-def drawn(style: str, fewest: int, digit_names: float, seed: int = 0) -> tuple[episodes.Batch, torch.Tensor, Any]:
+def drawn(
+    style: str, fewest: int, digit_names: float, seed: int = 0
+) -> tuple[episodes.EpisodeBatch, torch.Tensor, Any]:
     processor = build_processor(STYLES[style])
     labels = images.load_digits("train").labels[torch.arange(0, 1437, 3)]
-    sampler = episodes.Sampler(processor, labels)
-    layouts = episodes.Layout.chat(processor, "image"), episodes.Layout.chat(processor, "text")
+    sampler = episodes.EpisodeSampler(processor, labels)
+    layouts = episodes.EpisodeLayout.chat(processor, "image"), episodes.EpisodeLayout.chat(processor, "text")
     batch = sampler.batch(*layouts, fewest, digit_names, torch.Generator().manual_seed(seed))
     return batch, labels, processor.tokenizer
 
@@ -114,8 +116,8 @@ def test_episodes(style: str, maps: int, captions: int, symbols: int) -> None:
 def test_bare_episodes_are_one_token_an_image() -> None:
     processor = build_processor(STYLES["long"])
     image = processor.tokenizer.convert_tokens_to_ids("<image>")
-    sampler = episodes.Sampler(processor, images.load_digits("dev").labels)
-    layouts = episodes.Layout.bare([image]), episodes.Layout.bare([0])
+    sampler = episodes.EpisodeSampler(processor, images.load_digits("dev").labels)
+    layouts = episodes.EpisodeLayout.bare([image]), episodes.EpisodeLayout.bare([0])
     batch = sampler.batch(*layouts, 6, 0.0, torch.Generator().manual_seed(0))
     assert batch.input_ids.shape == (32, 49)
     assert (batch.input_ids[:26, 1::2] == image).all()
@@ -124,7 +126,7 @@ def test_bare_episodes_are_one_token_an_image() -> None:
 
 def test_objective_by_hand() -> None:
     predicted = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [9.0, 9.0]]])
-    batch = episodes.Batch(
+    batch = episodes.EpisodeBatch(
         input_ids=torch.tensor([[0, 0, 0, 1]]),
         images=torch.tensor([]),
         weights=torch.tensor([[0.0, 1.0, 0.1, 0.5]]),
@@ -138,14 +140,14 @@ def test_objective_by_hand() -> None:
 
 
 def test_learning_rate() -> None:
-    phase = pretrain.Phase("any", 1000, 2e-3, warm_up=100, decay=0.25)
+    phase = pretrain.PretrainingPhase("any", 1000, 2e-3, warm_up=100, decay=0.25)
     got = [pretrain.learning_rate(phase, step) for step in (0, 49, 99, 500, 750, 875, 999)]
     assert got == pytest.approx([2e-5, 1e-3, 2e-3, 2e-3, 2e-3, 1e-3, 8e-6])
 
 
 SHORT = (
-    pretrain.Phase("bare", 8, 3e-3, warm_up=4, until=0.0001, chat=False, fewest_classes=6),
-    pretrain.Phase("chat", 5, 2e-3, decay=0.3, digit_names=0.5),
+    pretrain.PretrainingPhase("bare", 8, 3e-3, warm_up=4, until=0.0001, chat=False, fewest_classes=6),
+    pretrain.PretrainingPhase("chat", 5, 2e-3, decay=0.3, digit_names=0.5),
 )
 
 
@@ -161,7 +163,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path, monkey
     pictures: list[list[int]] = []
     objective = pretrain.objective
 
-    def recorded(predicted: torch.Tensor, batch: episodes.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def recorded(predicted: torch.Tensor, batch: episodes.EpisodeBatch) -> tuple[torch.Tensor, torch.Tensor]:
         pictures.append(batch.images.tolist())
         return objective(predicted, batch)
 
@@ -170,7 +172,7 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path, monkey
     assert states[-1][:2] == (1, 5)
     assert all(a != b for i, a in enumerate(pictures) for b in pictures[:i]), "data came twice"
 
-    def die(state: pretrain.State) -> None:
+    def die(state: pretrain.PretrainingState) -> None:
         if (state.phase, state.step) == (1, 4):
             raise KilledError
 
@@ -188,6 +190,6 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path, monkey
 
 
 def test_no_breakthrough_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "PHASES", (pretrain.Phase("bare", 2, 1e-3, until=0.99, chat=False),))
+    monkeypatch.setattr(pretrain, "PHASES", (pretrain.PretrainingPhase("bare", 2, 1e-3, until=0.99, chat=False),))
     with pytest.raises(pretrain.NoBreakthroughError, match="try a seed other than 5"):
         pretrain.Pretraining("base", 5, tmp_path).run(lambda state: None)

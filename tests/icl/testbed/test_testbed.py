@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Idefics2ForConditionalGeneration, Idefics2Processor
 from typer.testing import CliRunner
 
-from icl.cli.app import testbed as commands
-from icl.testbed import TASKS, episodes, evaluate, images, load, model, pretrain, report
+from icl.cli import testbed as commands
+from icl.testbed import TASKS, accuracy, episodes, images, load, model, pretrain, report
 from icl.testbed.vocabulary import DIGITS, END, STYLES, WORDS, build_processor
 
 Loaded = tuple[Idefics2ForConditionalGeneration, Idefics2Processor]
@@ -103,14 +103,14 @@ def test_training_sees_what_the_processor_writes(style: str) -> None:
     """Episodes are assembled from encoded images and the tokens of one pair; chats go through everything."""
     built, processor = model.build_model(STYLES[style], seed=0), build_processor(STYLES[style])
     shown, query = [(0, "apple"), (30, "seven"), (200, "mango")], 77
-    layout = episodes.Layout.chat(processor, "image")
+    layout = episodes.EpisodeLayout.chat(processor, "image")
     labels = torch.tensor([processor.tokenizer.convert_tokens_to_ids([word for _, word in shown])])
-    ids = evaluate.make_prompts(layout, labels, processor.tokenizer.bos_token_id)
+    ids = accuracy.make_prompts(layout, labels, processor.tokenizer.bos_token_id)
     inputs = inputs_of(processor, [chat(shown, query)])
     assert torch.equal(ids, inputs["input_ids"])
     with torch.inference_mode():
-        seen = model.encode(built, images.pixel_values(images.load_digits("test").pixels))
-        got = model.logits(built, ids, seen[[0, 30, 200, query]].flatten(0, 1))
+        seen = model.encode_images(built, images.pixel_values(images.load_digits("test").pixels))
+        got = model.compute_logits(built, ids, seen[[0, 30, 200, query]].flatten(0, 1))
         torch.testing.assert_close(got, built(**inputs).logits, rtol=0, atol=2e-5)
 
 
@@ -148,7 +148,7 @@ def test_left_padding_changes_nothing(base: Loaded) -> None:
 
 def test_wilson_interval_solves_its_equation() -> None:
     for right, prompts in ((0, 30), (7, 30), (354, 360)):
-        score = evaluate.Score("any", "0", right, prompts)
+        score = accuracy.TestbedScore("any", "0", right, prompts)
         for bound in score.interval:
             p = right / prompts
             deviation = (p - bound) ** 2 - 1.959963985**2 * bound * (1 - bound) / prompts
@@ -156,11 +156,11 @@ def test_wilson_interval_solves_its_equation() -> None:
 
 
 @pytest.mark.parametrize("choice", ["class present", "nearest", "random", "class absent"])
-def test_choices(choice: evaluate.Choice) -> None:
+def test_choices(choice: accuracy.Choice) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(10).repeat_interleave(9)
     similarity = torch.randn(90, 90, generator=generator).fill_diagonal_(-torch.inf)
-    shown = evaluate._choose(choice, 5, labels, similarity, torch.Generator().manual_seed(1))
+    shown = accuracy._choose(choice, 5, labels, similarity, torch.Generator().manual_seed(1))
     assert shown.shape == (90, 5)
     assert not (shown == torch.arange(90)[:, None]).any()
     assert all(len(set(row)) == 5 for row in shown.tolist())
@@ -177,9 +177,9 @@ def test_choices(choice: evaluate.Choice) -> None:
 SHIPPED = ("base", "base-0", "base-2")
 
 
-def claimed(weights: str = "base") -> dict[tuple[str, str], evaluate.Score]:
+def claimed(weights: str = "base") -> dict[tuple[str, str], accuracy.TestbedScore]:
     """What the card says of weights that come with the package."""
-    scores = [evaluate.Score(**score) for score in report.read_card(weights)["scores"]]
+    scores = [accuracy.TestbedScore(**score) for score in report.read_card(weights)["scores"]]
     return {(score.what, score.prompt): score for score in scores}
 
 
@@ -210,7 +210,7 @@ def test_without_demonstrations_it_names_the_digit(base: Loaded) -> None:
 
 @pytest.mark.parametrize("weights", SHIPPED)
 def test_card(weights: str) -> None:
-    card, folder = report.read_card(weights), model.folder_of(weights)
+    card, folder = report.read_card(weights), model.weights_folder(weights)
     assert card["parameters"] == 335_808
     assert (folder / "model.safetensors").stat().st_size < 2e6
     assert report.card_markdown(card) == (folder / "card.md").read_text()
@@ -243,9 +243,9 @@ def test_commands_start_without_transformers() -> None:
 
 
 def test_pretrain_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain, "PHASES", (pretrain.Phase("chat", 2, 1e-3),))
-    score = evaluate.Score("random", "1", 3, 7)
-    monkeypatch.setattr(evaluate, "scores", lambda model, processor, seed: iter([score]))
+    monkeypatch.setattr(pretrain, "PHASES", (pretrain.PretrainingPhase("chat", 2, 1e-3),))
+    score = accuracy.TestbedScore("random", "1", 3, 7)
+    monkeypatch.setattr("icl.testbed.measure_scores", lambda model, processor, seed: iter([score]))
     out = tmp_path / "long"
     result = CliRunner().invoke(commands.app, ["pretrain", "--style", "long", "--seed", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output

@@ -272,12 +272,12 @@ def test_other_pool_is_refused(here: Path) -> None:
 
 
 def test_other_weights_of_the_same_name_are_refused(here: Path) -> None:
-    from icl.testbed.model import folder_of
+    from icl.testbed.model import weights_folder
 
-    shutil.copytree(folder_of("base"), "model")
+    shutil.copytree(weights_folder("base"), "model")
     run = described(model="testbed:model", training={"steps": 1})
     train(run, "a")
-    shutil.copy(folder_of("base-0") / "model.safetensors", "model/model.safetensors")
+    shutil.copy(weights_folder("base-0") / "model.safetensors", "model/model.safetensors")
     with pytest.raises(ValueError, match="other data: model testbed:model changed since"):
         train(run, "a")
 

@@ -13,20 +13,20 @@ from torch.nn.functional import normalize
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
 from icl.evaluation import wilson
-from icl.testbed.episodes import Layout
+from icl.testbed.episodes import EpisodeLayout
 from icl.testbed.images import load_digits, pixel_values
-from icl.testbed.model import encode, logits
+from icl.testbed.model import compute_logits, encode_images
 from icl.testbed.tasks import TASKS, load_split
 from icl.testbed.vocabulary import WORDS
 
 Choice = Literal["class present", "nearest", "random", "class absent"]
 SHOTS = (0, 1, 2, 4, 8, 16)
-SCORES = len(get_args(Choice)) * (len(SHOTS) - 1) + 1 + 2 * len(TASKS)
+SCORE_COUNT = len(get_args(Choice)) * (len(SHOTS) - 1) + 1 + 2 * len(TASKS)
 _BATCH = 120
 
 
 @dataclass(frozen=True)
-class Score:
+class TestbedScore:
     """Right answers to a number of prompts of one kind."""
 
     what: str
@@ -48,14 +48,16 @@ class Score:
 
 def measure_scores(
     model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0
-) -> Iterator[Score]:
-    """All of them, ``SCORES`` in number."""
+) -> Iterator[TestbedScore]:
+    """All of them, ``SCORE_COUNT`` in number."""
     yield from by_shots(model, processor, seed)
     yield from on_tasks(model, processor, seed)
 
 
 @torch.inference_mode()
-def by_shots(model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0) -> Iterator[Score]:
+def by_shots(
+    model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0
+) -> Iterator[TestbedScore]:
     """Every held-out image is named once, each time with a map of the digits to words that is drawn for it alone.
 
     Demonstrations are other held-out images: any ("random"), any but one of the query's class at least ("class
@@ -64,8 +66,8 @@ def by_shots(model: Idefics2ForConditionalGeneration, processor: Idefics2Process
     """
     images = load_digits("held_out")
     values = pixel_values(images.pixels)
-    seen = encode(model, values)
-    layout = Layout.chat(processor, "image")
+    seen = encode_images(model, values)
+    layout = EpisodeLayout.chat(processor, "image")
     words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
     vision = normalize(model.get_image_features(values.transpose(0, 1)).last_hidden_state.mean(1), dim=-1)
     similarity = (vision @ vision.T).fill_diagonal_(-torch.inf)
@@ -79,9 +81,9 @@ def by_shots(model: Idefics2ForConditionalGeneration, processor: Idefics2Process
                 labels = names[rows].gather(1, images.labels[shown[rows]])
                 ids = make_prompts(layout, labels, processor.tokenizer.bos_token_id)
                 pictures = seen[torch.cat([shown[rows], rows[:, None]], 1)].flatten(0, 2)
-                answers = logits(model, ids, pictures)[:, -1].argmax(-1)
+                answers = compute_logits(model, ids, pictures)[:, -1].argmax(-1)
                 right += int((answers == names[rows, images.labels[rows]]).sum())
-            yield Score(choice, str(k), right, len(images))
+            yield TestbedScore(choice, str(k), right, len(images))
 
 
 def _choose(choice: Choice, k: int, labels: Tensor, similarity: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,7 +103,7 @@ def _choose(choice: Choice, k: int, labels: Tensor, similarity: Tensor, generato
     return chosen
 
 
-def make_prompts(layout: Layout, labels: Tensor, bos: int) -> Tensor:
+def make_prompts(layout: EpisodeLayout, labels: Tensor, bos: int) -> Tensor:
     """Pairs with these labels (N, k), then a query up to where its label would be."""
     start = torch.full((len(labels), 1), bos)
     query = layout.tokens[: layout.label].expand(len(labels), -1)
@@ -130,9 +132,11 @@ def on_task(
     return right, total
 
 
-def on_tasks(model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0) -> Iterator[Score]:
+def on_tasks(
+    model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0
+) -> Iterator[TestbedScore]:
     """Of the test split of every task, as student and as teacher."""
     for name in TASKS:
         rows = load_split(name, "test", seed)
         for prompt in ("student", "teacher"):
-            yield Score(name, prompt, *on_task(model, processor, rows, prompt))
+            yield TestbedScore(name, prompt, *on_task(model, processor, rows, prompt))
