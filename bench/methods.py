@@ -20,9 +20,9 @@ from harness import evidence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from icl.demo import FULL, QUICK, Job, run, tables
-from icl.demo.plan import Plan
-from icl.evaluation import interval
+from icl.demo import FULL, QUICK, DemoJob, run_plan, tables
+from icl.demo.demo_plan import DemoPlan
+from icl.evaluation import mean_interval
 from icl.testbed.trials import COMPARISONS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -30,18 +30,18 @@ README = DOCS.parent / "README.md"
 BASELINE, NO_TEACHER = "L2", "no teacher"
 
 
-class Comparisons(Plan):
+class Comparisons(DemoPlan):
     """The trials alone."""
 
-    def _jobs(self) -> Iterator[Job]:
-        return (job for job in super()._jobs() if job.kind == "trial")
+    def _list_jobs(self) -> Iterator[DemoJob]:
+        return (job for job in super()._list_jobs() if job.kind == "trial")
 
 
-def measured(plan: Plan, out: Path, what: str) -> dict[Job, dict[str, Any]]:
+def measured(plan: DemoPlan, out: Path, what: str) -> dict[DemoJob, dict[str, Any]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
     with Progress(*columns) as progress:
         bar = progress.add_task(what, total=sum(job.cost for job in plan.jobs()), now="")
-        return run(plan, out, lambda job, cost: progress.update(bar, advance=cost, now=f"{job.name} {job.task}"))
+        return run_plan(plan, out, lambda job, cost: progress.update(bar, advance=cost, now=f"{job.name} {job.task}"))
 
 
 def percent(low: float, high: float) -> str:
@@ -53,7 +53,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def methods(rows: Sequence[tables.Row]) -> str:
+def methods(rows: Sequence[tables.MethodRow]) -> str:
     told = {True: "yes", False: "**no**", None: ""}
     return markdown(
         ("task", "method", "accuracy", "mark", "holds", "parameters", "seconds", "of 0-shot", "of 16-shot"),
@@ -74,7 +74,7 @@ def methods(rows: Sequence[tables.Row]) -> str:
     )
 
 
-def ablations(rows: Sequence[tables.Variant]) -> str:
+def ablations(rows: Sequence[tables.AblationRow]) -> str:
     return markdown(
         ("method", "task", "what", "variant", "accuracy", "parameters", "steps"),
         [
@@ -92,7 +92,7 @@ def ablations(rows: Sequence[tables.Variant]) -> str:
     )
 
 
-def comparisons(results: Mapping[Job, Mapping[str, Any]]) -> list[tuple[str, str, float, float, float, float]]:
+def comparisons(results: Mapping[DemoJob, Mapping[str, Any]]) -> list[tuple[str, str, float, float, float, float]]:
     """Task, loss, accuracy, and what it has over the L2 loss with bounds, base by base."""
     answers: dict[tuple[str, str], dict[int, Sequence[bool]]] = {}
     for job, result in results.items():
@@ -102,7 +102,7 @@ def comparisons(results: Mapping[Job, Mapping[str, Any]]) -> list[tuple[str, str
         baseline = answers[task, BASELINE]
         gains = [fmean(own) - fmean(baseline[seed]) for seed, own in by_seed.items()]
         accuracy = fmean(fmean(own) for own in by_seed.values())
-        rows.append((task, name, accuracy, fmean(gains), *interval(gains)))
+        rows.append((task, name, accuracy, fmean(gains), *mean_interval(gains)))
     return rows
 
 
@@ -117,9 +117,13 @@ def compared(rows: Sequence[tuple[str, str, float, float, float, float]]) -> str
 
 
 def write_csv(
-    file: Path, rows: Sequence[tables.Row], variants: Sequence[tables.Variant], losses: Sequence[Any]
+    file: Path, rows: Sequence[tables.MethodRow], variants: Sequence[tables.AblationRow], losses: Sequence[Any]
 ) -> None:
-    names = ["table", *dict.fromkeys(f.name for kind in (tables.Row, tables.Variant) for f in fields(kind)), "gain"]
+    names = [
+        "table",
+        *dict.fromkeys(f.name for kind in (tables.MethodRow, tables.AblationRow) for f in fields(kind)),
+        "gain",
+    ]
     with file.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, names, restval="")
         writer.writeheader()

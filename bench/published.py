@@ -31,7 +31,7 @@ from transformers import AutoProcessor
 
 from icl.bank import AnchorBank, Embedder, HyperbolicLift
 from icl.common.files import digest
-from icl.evaluation import Plan, Results, evaluate
+from icl.evaluation import EvaluationPlan, Results, evaluate
 from icl.training import TrainingRun, train
 from icl.training.run_configuration import DataSettings, TrainingSettings
 
@@ -107,7 +107,7 @@ def measure(setting: Setting, name: str, task: Task, rows: Sequence[Row], files:
     results = Results(setting.out / "results" / f"{name}.json")
     bank = setting.out / "banks" / name
     # The same in all cells but for one thing, so that each is measured once.
-    shared = Plan(
+    shared = EvaluationPlan(
         files["test"],
         setting.model,
         seeds=setting.seeds,
@@ -119,7 +119,7 @@ def measure(setting: Setting, name: str, task: Task, rows: Sequence[Row], files:
         batch_size=setting.batch,
     )
 
-    def answer(plan: Plan, what: str) -> None:
+    def answer(plan: EvaluationPlan, what: str) -> None:
         done = 0
 
         def advance(count: int) -> None:

@@ -98,12 +98,12 @@ def _resume(folder: Path) -> None:
 
 
 def _read_results(path: Path) -> None:
-    from icl.evaluation import Results, for_terminal, markdown
+    from icl.evaluation import Results, markdown_tables, terminal_tables
 
     results = Results(path)
     results.csv()
-    markdown(results.rows())
-    for_terminal(results.rows(), 80)
+    markdown_tables(results.rows())
+    terminal_tables(results.rows(), 80)
 
 
 def _read_yaml(path: Path) -> None:

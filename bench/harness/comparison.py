@@ -8,13 +8,13 @@ from typing import Any
 from harness.published import Row, Task
 from harness.report import lines
 from icl.evaluation import Results
-from icl.evaluation.results import SHOTS, ZERO
+from icl.evaluation.results import K_SHOT, ZERO_SHOT
 from icl.training import describe_method
 
 
 def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: str | None) -> list[dict[str, Any]]:
     """A line for each row: what is published, and what was measured last on ``test`` in the same units, if it was."""
-    base = next((cell.base for cell in reversed(results.cells) if cell.task == test), None)
+    base = next((measurement.base for measurement in reversed(results.measurements) if measurement.task == test), None)
     measured = [row for row in results.rows() if (row["task"], row["base"]) == (test, base)]
     found = {(row["method"], row["shots"], row["strategy"]): row for row in measured}
     zero = next((row.milliseconds for row in rows if row.milliseconds and not row.shots and row.config is None), None)
@@ -23,7 +23,7 @@ def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: 
         if row.config is not None:
             key: tuple[Any, ...] = (describe_method(row.config), 0, None)
         else:
-            key = (SHOTS, row.shots, row.strategy) if row.shots else (ZERO, 0, None)
+            key = (K_SHOT, row.shots, row.strategy) if row.shots else (ZERO_SHOT, 0, None)
         line: dict[str, Any] = {"task": task.title, "method": row.name, "published": row.figures[name]}
         line["published parameters, M"] = row.parameters
         line["published time"] = row.milliseconds / zero if row.milliseconds and zero else None
@@ -34,7 +34,7 @@ def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: 
             line |= {"measured": 100 * value, "low": low and 100 * low, "high": high and 100 * high}
             line["difference"] = line["measured"] - line["published"]
             line |= {"parameters": seen["parameters"], "time": seen["prefill_of_zero_shot"], "seeds": seen["seeds"]}
-            line["FLOP"] = seen["prefill_flops"] / found[ZERO, 0, None]["prefill_flops"]
+            line["FLOP"] = seen["prefill_flops"] / found[ZERO_SHOT, 0, None]["prefill_flops"]
             line["examples"] = seen["examples"]
             notes += [seen["note"]] if seen["note"] else []
             notes += [f"test set read for {seen['test_reads']} choices"] if seen["test_reads"] > 1 else []

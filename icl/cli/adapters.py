@@ -150,12 +150,12 @@ def evaluate(
     """
     for folder in adapter or ():
         _check_adapter(folder)
-    from icl.evaluation import Plan, Results, columns_of, for_terminal, markdown
+    from icl.evaluation import EvaluationPlan, Results, markdown_tables, parse_columns, terminal_tables
     from icl.evaluation import evaluate as execute
 
-    chosen = columns_of(columns) if columns else ()
+    chosen = parse_columns(columns) if columns else ()
     strategies = cast("tuple[Strategy, ...]", tuple(strategy or ("random",)))
-    plan = Plan(
+    plan = EvaluationPlan(
         data, model, tuple(adapter or ()), tuple(shots or (0,)), strategies, tuple(seed or ()),
         pool, bank, prompt, system, tuple(metric or ("exact",)), max_new_tokens, batch_size,
     )  # fmt: skip
@@ -163,10 +163,10 @@ def evaluate(
     with progress("run the same command again, what is measured is kept") as advance:
         execute(plan, results, advance)
     results.write(".csv", results.csv)
-    results.write(".md", lambda: markdown(results.rows()))
+    results.write(".md", lambda: markdown_tables(results.rows()))
     if as_json:
         return print_json(results.rows())
-    OUT.print(for_terminal(results.rows(), OUT.width, chosen))
+    OUT.print(terminal_tables(results.rows(), OUT.width, chosen))
     print(f"All columns: {out / 'results.md'}\nAll answers: {out / 'results.json'}")
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from icl.common.console import INTERRUPTED, Bar, say
 
 if TYPE_CHECKING:
-    from icl.demo import Job
+    from icl.demo import DemoJob
 
 
 def demo(
@@ -26,7 +26,7 @@ def demo(
     """
     if full and quick:
         raise typer.BadParameter("--full and --quick exclude each other")
-    from icl.demo import FULL, QUICK, STANDARD, run, write_page
+    from icl.demo import FULL, QUICK, STANDARD, run_plan, write_page
 
     plan = FULL if full else QUICK if quick else STANDARD
     columns = TextColumn("{task.fields[what]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
@@ -34,10 +34,10 @@ def demo(
         with Bar(*columns, TimeRemainingColumn()) as bar:
             line = bar.add_task("", total=sum(job.cost for job in plan.jobs()), what="starting")
 
-            def show(job: Job, cost: float) -> None:
+            def show(job: DemoJob, cost: float) -> None:
                 bar.update(line, advance=cost, what=f"{job.kind}: {job.name} {job.task}"[:48].ljust(48))
 
-            results = run(plan, out / plan.name, show)
+            results = run_plan(plan, out / plan.name, show)
     except KeyboardInterrupt as error:
         say("stopped: run the same command again, it goes on there", "yellow")
         raise typer.Exit(INTERRUPTED) from error

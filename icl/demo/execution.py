@@ -13,10 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from icl.demo.plan import Job, Plan
-from icl.demo.work import read, work
+from icl.demo.demo_plan import DemoJob, DemoPlan
+from icl.demo.jobs import read, work
 
-Progress = Callable[[Job, float], None]
+Progress = Callable[[DemoJob, float], None]
 # What a group of jobs should take at most, in steps of training: with shorter ones more is made twice, and with longer
 # ones a process may be left with one at the end.
 _GROUP = 2500.0
@@ -25,7 +25,9 @@ _SECONDS = 0.2
 _LAST = ("attention", "latency")
 
 
-def run(plan: Plan, folder: Path, progress: Progress, processes: int | None = None) -> dict[Job, dict[str, Any]]:
+def run_plan(
+    plan: DemoPlan, folder: Path, progress: Progress, processes: int | None = None
+) -> dict[DemoJob, dict[str, Any]]:
     """What each job of the plan leaves, done now or found in ``folder``.
 
     ``progress`` is told of each job how much of its cost is done. Two processes never do the same job, and a run that
@@ -38,23 +40,23 @@ def run(plan: Plan, folder: Path, progress: Progress, processes: int | None = No
     left = [job for job in jobs if job not in found]
     last = [job for job in left if job.kind in _LAST]
     if left:
-        first = grouped([job for job in left if job not in last])
+        first = group_jobs([job for job in left if job not in last])
         _in_processes((first, [last]), folder, progress, processes or os.cpu_count() or 1)
     return {job: result for job in jobs if (result := read(folder, job)) is not None}
 
 
-def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
+def group_jobs(jobs: Sequence[DemoJob]) -> list[list[DemoJob]]:
     """Those that share a task and a base together, cut where a group is long enough, the longest first."""
-    together: dict[tuple[str, int], list[Job]] = {}
+    together: dict[tuple[str, int], list[DemoJob]] = {}
     for job in jobs:
         together.setdefault((job.task, job.seed), []).append(job)
     groups = [part for shared in together.values() for part in _cut(shared)]
     return sorted(groups, key=_cost, reverse=True)
 
 
-def _cut(jobs: list[Job]) -> Iterator[list[Job]]:
+def _cut(jobs: list[DemoJob]) -> Iterator[list[DemoJob]]:
     order = sorted(jobs, key=_material)
-    part: list[Job] = []
+    part: list[DemoJob] = []
     for job in order:
         if part and _cost([*part, job]) > _GROUP:
             yield part
@@ -63,13 +65,13 @@ def _cut(jobs: list[Job]) -> Iterator[list[Job]]:
     yield part
 
 
-def _material(job: Job) -> tuple[str, bool]:
+def _material(job: DemoJob) -> tuple[str, bool]:
     """What is trained on the same is next to each other, those with a teacher first: it is made once."""
     objective = getattr(job.what, "objective", None)
     return repr(getattr(job.what, "data", "")), objective is None or not objective.needs_teacher
 
 
-def _cost(jobs: Sequence[Job]) -> float:
+def _cost(jobs: Sequence[DemoJob]) -> float:
     return sum(job.cost for job in jobs)
 
 
@@ -97,11 +99,13 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _work(folder: Path, jobs: Sequence[Job]) -> None:
+def _work(folder: Path, jobs: Sequence[DemoJob]) -> None:
     work(folder, jobs, lambda job, cost: _told.put((job.key, cost)))
 
 
-def _in_processes(phases: Sequence[Sequence[Sequence[Job]]], folder: Path, progress: Progress, processes: int) -> None:
+def _in_processes(
+    phases: Sequence[Sequence[Sequence[DemoJob]]], folder: Path, progress: Progress, processes: int
+) -> None:
     """Groups of one phase at a time, in new processes and not forks: this one may have threads that hold locks."""
     by_key = {job.key: job for groups in phases for group in groups for job in group}
     context = multiprocessing.get_context("spawn")

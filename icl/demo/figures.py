@@ -10,8 +10,8 @@ import torch
 
 from hyperbolic import plot
 from icl.demo import tables
-from icl.demo.plan import Plan
-from icl.demo.tables import Choice, Results, Row
+from icl.demo.demo_plan import DemoPlan
+from icl.demo.tables import JobResults, MethodRow, StrategyRow
 
 Figure = dict[str, Any]
 # The colours of Okabe and Ito, told apart with any colour vision, on white and on black.
@@ -33,7 +33,7 @@ def disk(found: Mapping[str, Any]) -> Figure:
     return {"data": [_plain(trace) for trace in shown["data"]], "layout": _plain(shown["layout"]) | {"height": 580}}
 
 
-def choices(rows: Sequence[Choice]) -> Figure:
+def choices(rows: Sequence[StrategyRow]) -> Figure:
     """Accuracy against the number of demonstrations, a line for each strategy."""
     data = []
     for i, name in enumerate(dict.fromkeys(row.strategy for row in rows)):
@@ -59,7 +59,7 @@ def choices(rows: Sequence[Choice]) -> Figure:
     }
 
 
-def accuracies(rows: Sequence[Row]) -> Figure:
+def accuracies(rows: Sequence[MethodRow]) -> Figure:
     """Each method on each task, with its interval."""
     data = []
     rows = [row for row in rows if row.method != tables.DIFFERENCE]
@@ -86,7 +86,7 @@ def accuracies(rows: Sequence[Row]) -> Figure:
     }
 
 
-def curves(plan: Plan, results: Results) -> Figure:
+def curves(plan: DemoPlan, results: JobResults) -> Figure:
     """The loss of each trial as it is trained, the mean over its bases."""
     lines: dict[tuple[str, str], list[Any]] = {}
     for job, result in results.items():

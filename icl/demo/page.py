@@ -14,8 +14,8 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from icl.demo import figures, tables, verdict
-from icl.demo.plan import Plan
-from icl.demo.tables import Results
+from icl.demo.demo_plan import DemoPlan
+from icl.demo.tables import JobResults
 from icl.testbed import BASES
 
 # autoescape: every value that is put in is escaped, whatever it is.
@@ -24,7 +24,7 @@ _PAGES = jinja2.Environment(
 )
 
 
-def write_page(plan: Plan, results: Results, folder: Path) -> Path:
+def write_page(plan: DemoPlan, results: JobResults, folder: Path) -> Path:
     """``report.html``, and its tables as ``results.json`` and as CSV. Returns the page's path."""
     rows, variants, choices = (
         tables.methods(plan, results),
@@ -36,7 +36,7 @@ def write_page(plan: Plan, results: Results, folder: Path) -> Path:
     for job, result in results.items():
         kinds.setdefault(job.kind, []).append({"method": job.name, "task": job.task, **result})
     first = kinds["selection"][0]
-    outcomes = verdict.outcomes(rows)
+    outcomes = verdict.verdicts(rows)
     cpu = sum(result["cpu_seconds"] for result in results.values())
     page = _PAGES.get_template("page.html").render(
         plan=plan,

@@ -1,4 +1,4 @@
-"""Results as rows: what each method reaches on each task, what it costs, and whether that is what was promised."""
+"""JobResults as rows: what each method reaches on each task, what it costs, and whether that is what was promised."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from icl.demo.plan import Job, Plan, method_of
+from icl.demo.demo_plan import DemoJob, DemoPlan, method_of
 from icl.demo.selection import STRATEGIES
-from icl.evaluation import interval, wilson
+from icl.evaluation import mean_interval, wilson_interval
 from icl.testbed import BASES, TRIALS, AccuracyBound, Trial
 
-Results = Mapping[Job, Mapping[str, Any]]
+JobResults = Mapping[DemoJob, Mapping[str, Any]]
 DIFFERENCE = "rank 4 less rank 1"
 """Not a method, but a row: what three more ranks add to the accuracy, and the mark of it."""
 _RANKS = AccuracyBound(0.10)
@@ -40,7 +40,7 @@ NOTES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method on a task. Accuracies are of the test split, over seeds; seconds and parameters their means."""
 
     task: str
@@ -66,14 +66,14 @@ def accuracy_of(correct: Sequence[Sequence[bool]]) -> dict[str, Any]:
     """The fields of a row that answers by seed decide."""
     values = [fmean(answers) for answers in correct]
     if len(values) > 1:
-        low, high = (min(1.0, max(0.0, bound)) for bound in interval(values))
+        low, high = (min(1.0, max(0.0, bound)) for bound in mean_interval(values))
     else:
-        low, high = wilson(sum(correct[0]), len(correct[0]))
+        low, high = wilson_interval(sum(correct[0]), len(correct[0]))
     of = "seeds" if len(values) > 1 else "answers"
     return {"accuracy": fmean(values), "low": low, "high": high, "seeds": len(values), "interval_of": of}
 
 
-def methods(plan: Plan, results: Results) -> list[Row]:
+def methods(plan: DemoPlan, results: JobResults) -> list[MethodRow]:
     """By task: without an adapter, with demonstrations, with each adapter."""
     found = {(job.kind, job.name, job.task, job.seed): result for job, result in results.items()}
     latency: Mapping[str, Any] = next(
@@ -93,7 +93,7 @@ def methods(plan: Plan, results: Results) -> list[Row]:
                 mark = marks[0] if marks and prompt == "frozen" else None
                 holds = mark.holds(row["accuracy"]) if mark and len(bases) == len(BASES) else None
                 rows.append(
-                    Row(
+                    MethodRow(
                         task,
                         name,
                         **row,
@@ -112,18 +112,20 @@ def methods(plan: Plan, results: Results) -> list[Row]:
             if outcomes := over_seeds("vector", name, task):
                 row = accuracy_of([outcome["correct"] for outcome in outcomes])
                 row |= {"parameters": 0, "seconds": fmean(outcome["seconds"] for outcome in outcomes)}
-                rows.append(Row(task, name, **row, **_times(latency, name), note=NOTES.get((name, task), "")))
+                rows.append(MethodRow(task, name, **row, **_times(latency, name), note=NOTES.get((name, task), "")))
     return rows
 
 
-def _trained(plan: Plan, trial: Trial, outcomes: Sequence[Mapping[str, Any]], latency: Mapping[str, Any]) -> Row:
+def _trained(
+    plan: DemoPlan, trial: Trial, outcomes: Sequence[Mapping[str, Any]], latency: Mapping[str, Any]
+) -> MethodRow:
     row = accuracy_of([outcome["correct"] for outcome in outcomes])
     note = NOTES.get((trial.name, trial.task), "")
     cut = plan.cut(trial).steps
     if cut < trial.steps:
         note = f"{cut} of {trial.steps} steps. {note}"
     judged = cut == trial.steps and len(outcomes) == len(BASES)
-    return Row(
+    return MethodRow(
         trial.task,
         trial.name,
         **row,
@@ -136,13 +138,13 @@ def _trained(plan: Plan, trial: Trial, outcomes: Sequence[Mapping[str, Any]], la
     )
 
 
-def _difference(plan: Plan, one: Sequence[Mapping[str, Any]], four: Sequence[Mapping[str, Any]]) -> Row:
+def _difference(plan: DemoPlan, one: Sequence[Mapping[str, Any]], four: Sequence[Mapping[str, Any]]) -> MethodRow:
     """What rank 4 has over rank 1, base by base, or where there is one base answer by answer."""
     pairs = [list(zip(a["correct"], b["correct"])) for a, b in zip(one, four)]
     gains = [fmean(b - a for a, b in answers) for answers in pairs]
-    low, high = interval(gains if len(gains) > 1 else [float(b - a) for a, b in pairs[0]])
+    low, high = mean_interval(gains if len(gains) > 1 else [float(b - a) for a, b in pairs[0]])
     judged = plan.steps is None and len(gains) == len(BASES)
-    return Row(
+    return MethodRow(
         "options",
         DIFFERENCE,
         fmean(gains),
@@ -161,7 +163,7 @@ def _times(latency: Mapping[str, Any], method: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Variant:
+class AblationRow:
     """One row of the ablations."""
 
     method: str
@@ -177,7 +179,7 @@ class Variant:
     steps: int
 
 
-def ablations(plan: Plan, results: Results) -> list[Variant]:
+def ablations(plan: DemoPlan, results: JobResults) -> list[AblationRow]:
     found = {(job.name, job.seed): result for job, result in results.items() if job.kind == "ablation"}
     rows = []
     for ablation in plan.ablations:
@@ -187,12 +189,12 @@ def ablations(plan: Plan, results: Results) -> list[Variant]:
             row = accuracy_of([outcome["correct"] for outcome in outcomes])
             size = {"parameters": outcomes[0]["parameters"], "steps": trial.steps}
             method = method_of(ablation.trial)
-            rows.append(Variant(method, trial.task, ablation.group, ablation.variant, **row, **size))
+            rows.append(AblationRow(method, trial.task, ablation.group, ablation.variant, **row, **size))
     return rows
 
 
 @dataclass(frozen=True)
-class Choice:
+class StrategyRow:
     """A strategy with a number of demonstrations."""
 
     strategy: str
@@ -204,7 +206,7 @@ class Choice:
     interval_of: str
 
 
-def choices(plan: Plan, results: Results) -> list[Choice]:
+def choices(plan: DemoPlan, results: JobResults) -> list[StrategyRow]:
     found = [result for job, result in results.items() if job.kind == "selection"]
     rows = []
     for name in STRATEGIES:
@@ -212,7 +214,7 @@ def choices(plan: Plan, results: Results) -> list[Choice]:
             right = [(result["right"][f"{name}/{k}"], result["queries"]) for result in found]
             correct = [[True] * hits + [False] * (total - hits) for hits, total in right]
             if correct:
-                rows.append(Choice(name, k, **accuracy_of(correct)))
+                rows.append(StrategyRow(name, k, **accuracy_of(correct)))
     return rows
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from icl.demo.tables import Choice, Row
-from icl.demo.work import BARE, SHOTS
+from icl.demo.jobs import BARE, SHOTS
+from icl.demo.tables import MethodRow, StrategyRow
 
 TASKS = {
     "options": "which of the four words in the prompt the digit is called, by ten words that only demonstrations tell",
@@ -19,16 +19,16 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Verdict:
     """A task's best adapter beside the same model with and without demonstrations.
 
     ``reached`` says whether the adapter's accuracy lies within the interval of 16 demonstrations, or above it.
     """
 
     task: str
-    bare: Row
-    shots: Row
-    best: Row
+    bare: MethodRow
+    shots: MethodRow
+    best: MethodRow
 
     @property
     def skill(self) -> str:
@@ -39,7 +39,7 @@ class Outcome:
         return self.best.accuracy >= self.shots.low
 
 
-def outcomes(rows: Sequence[Row]) -> list[Outcome]:
+def verdicts(rows: Sequence[MethodRow]) -> list[Verdict]:
     """Return the outcome of every task that was answered with and without demonstrations and with a trained adapter."""
     found = []
     for task in dict.fromkeys(row.task for row in rows):
@@ -47,11 +47,11 @@ def outcomes(rows: Sequence[Row]) -> list[Outcome]:
         trained = [row for row in by_method.values() if row.parameters]
         if trained and {BARE, SHOTS} <= set(by_method):
             best = max(trained, key=lambda row: row.accuracy)
-            found.append(Outcome(task, by_method[BARE], by_method[SHOTS], best))
+            found.append(Verdict(task, by_method[BARE], by_method[SHOTS], best))
     return found
 
 
-def headline(outcomes: Sequence[Outcome]) -> str:
+def headline(outcomes: Sequence[Verdict]) -> str:
     """Say on how many tasks an adapter reaches the quality of 16 demonstrations, and at which cost."""
     missed = [outcome.task for outcome in outcomes if not outcome.reached]
     answer = f"yes on {len(outcomes) - len(missed)} of {len(outcomes)} tasks"
@@ -65,7 +65,7 @@ def headline(outcomes: Sequence[Outcome]) -> str:
     return " ".join(parts)
 
 
-def choice(rows: Sequence[Choice]) -> str:
+def choice(rows: Sequence[StrategyRow]) -> str:
     """Say in plain words where the hyperbolic score chooses better demonstrations than RICES, and where it does not."""
     rices = {row.shots: row for row in rows if row.strategy == "RICES"}
     pairs = [(row, rices[row.shots]) for row in rows if row.strategy == "hyperbolic" and row.shots in rices]

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from icl.common.lazy import attach
 
 if TYPE_CHECKING:
-    from icl.evaluation.cost import greedy as greedy
+    from icl.evaluation.cost import greedy_config as greedy_config
+    from icl.evaluation.evaluation_plan import EvaluationPlan as EvaluationPlan
+    from icl.evaluation.evaluation_plan import evaluate as evaluate
     from icl.evaluation.evaluator import Evaluation as Evaluation
-    from icl.evaluation.metrics.intervals import interval as interval
-    from icl.evaluation.metrics.intervals import wilson as wilson
-    from icl.evaluation.plan import Plan as Plan
-    from icl.evaluation.plan import evaluate as evaluate
-    from icl.evaluation.result_tables import columns_of as columns_of
-    from icl.evaluation.result_tables import for_terminal as for_terminal
-    from icl.evaluation.result_tables import markdown as markdown
+    from icl.evaluation.metrics.intervals import mean_interval as mean_interval
+    from icl.evaluation.metrics.intervals import wilson_interval as wilson_interval
+    from icl.evaluation.result_tables import markdown_tables as markdown_tables
+    from icl.evaluation.result_tables import parse_columns as parse_columns
+    from icl.evaluation.result_tables import terminal_tables as terminal_tables
     from icl.evaluation.results import Results as Results
 
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import GenerationConfig
 
 from icl.attention import internals
-from icl.evaluation.measured import Cost
+from icl.evaluation.measurement import Cost
 
 # At least and at most, as long as these seconds last; and tokens after the first.
 ROUNDS, SECONDS, STEPS = (3, 20), 1.0, 8
@@ -66,12 +66,12 @@ def cost(model: nn.Module, inputs: Inputs, use: Use, zero_shot: tuple[Inputs, Us
 
 def _generate(model: Any, inputs: Inputs, tokens: int) -> Any:
     """Exactly so many."""
-    config = greedy(model.generation_config)
+    config = greedy_config(model.generation_config)
     config.update(max_new_tokens=tokens, min_new_tokens=tokens, return_dict_in_generate=True)
     return model.generate(**inputs, generation_config=config)
 
 
-def greedy(config: GenerationConfig) -> GenerationConfig:
+def greedy_config(config: GenerationConfig) -> GenerationConfig:
     """The model's own, without what draws or searches."""
     config = copy.deepcopy(config)
     config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, max_length=None)

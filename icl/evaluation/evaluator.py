@@ -19,8 +19,8 @@ from icl.adapters import Adapters, attached
 from icl.attention import internals
 from icl.common.files import digest
 from icl.data import Example, Examples
-from icl.evaluation.cost import Inputs, cost, greedy
-from icl.evaluation.measured import Cell, Cost, Distances
+from icl.evaluation.cost import Inputs, cost, greedy_config
+from icl.evaluation.measurement import Cost, Distances, Measurement
 from icl.evaluation.metrics.scoring import METRICS, References, check_references
 from icl.evaluation.results import Results
 from icl.losses import Objective, ObjectiveLoss, QueryTokens
@@ -33,7 +33,7 @@ _COMPARED = 64
 _DISTANCES = Objective(ce=0, anchor=1, alignment=1, attention=1, feature_scale="unit")
 
 
-class Prompts(NamedTuple):
+class PromptDigests(NamedTuple):
     """What :meth:`Evaluation.read` finds in examples."""
 
     test: str
@@ -45,8 +45,8 @@ class Prompts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to have the examples answered.
+class AnsweringMode:
+    """One mode to have the examples answered.
 
     Args:
         method: its name in tables: "zero-shot", "k-shot", or what an adapter is.
@@ -89,7 +89,7 @@ class Evaluation:
     >>> from icl import testbed
     >>> rows = [Example.from_task(row) for row in testbed.load_task("fixed_map")["test"].select(range(4))]
     >>> evaluation = Evaluation(*testbed.load())
-    >>> cell = evaluation.measure("fixed_map", Way("k-shot", rows, prompt="teacher", shots=16))
+    >>> cell = evaluation.measure("fixed_map", AnsweringMode("k-shot", rows, prompt="teacher", shots=16))
     >>> cell.scores["exact"].value
     1.0
     """
@@ -115,7 +115,7 @@ class Evaluation:
         self.results = Results() if results is None else results
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
 
-    def read(self, examples: Examples, prompt: Role = "student") -> Prompts:
+    def read(self, examples: Examples, prompt: Role = "student") -> PromptDigests:
         """Read every prompt once: what is wrong with one shows before the first is answered.
 
         ``ValueError`` names an example whose prompt cannot be made, or that has too few references for a metric.
@@ -127,43 +127,45 @@ class Evaluation:
             described.append((example.id, example.references, written.contents[-1] if written.asked else None))
         check_references(self.metrics, ((f"example {name}", references) for name, references, _ in described))
         ids, references, _ = zip(*described)
-        return Prompts(digest(json.dumps(described)), digest(json.dumps(texts)), ids, references)
+        return PromptDigests(digest(json.dumps(described)), digest(json.dumps(texts)), ids, references)
 
-    def measure(self, task: str, way: Way, prompts: Prompts | None = None, progress: Progress | None = None) -> Cell:
-        """The cell of a task and a way to answer it, measured or found.
+    def measure(
+        self, task: str, mode: AnsweringMode, prompts: PromptDigests | None = None, progress: Progress | None = None
+    ) -> Measurement:
+        """The cell of a task and a mode to answer it, measured or found.
 
         Costs and distances come first and scores last, so that answers are kept whatever fails. ``prompts`` are those
-        of ``way``, where they were read before. ``progress`` is told the number of examples after each batch.
+        of ``mode``, where they were read before. ``progress`` is told the number of examples after each batch.
         ``ValueError`` as in :meth:`read`.
         """
-        prompts = self.read(way.examples, way.prompt) if prompts is None else prompts
+        prompts = self.read(mode.examples, mode.prompt) if prompts is None else prompts
         base = fingerprint(self.model)
-        choice = self._choice(way, base, prompts)
-        compared = self._digest(way.teacher) if len(way.teacher) else None
-        settings = {**way.settings, "max_new_tokens": str(self.max_new_tokens)}
-        row = self.name, base, task, way.method, way.shots, way.strategy
-        cell = self.results.find((row, way.seed, prompts.test, choice))
+        choice = self._choice(mode, base, prompts)
+        compared = self._digest(mode.teacher) if len(mode.teacher) else None
+        settings = {**mode.settings, "max_new_tokens": str(self.max_new_tokens)}
+        row = self.name, base, task, mode.method, mode.shots, mode.strategy
+        cell = self.results.find((row, mode.seed, prompts.test, choice))
         if cell is None:
-            cell = Cell(
+            cell = Measurement(
                 *row,
-                seed=way.seed,
+                seed=mode.seed,
                 test=prompts.test,
                 choice=choice,
                 settings=settings,
-                cost=self._cost(way),
-                distances=self.distances(way.teacher, way.adapter) if compared else None,
+                cost=self._cost(mode),
+                distances=self.distances(mode.teacher, mode.adapter) if compared else None,
                 ids=prompts.ids,
-                answers=tuple(answer for _, answer in self.answers(way, progress)),
+                answers=tuple(answer for _, answer in self.answers(mode, progress)),
                 scores={},
-                parameters=way.parameters,
-                train_seconds=way.train_seconds,
-                note=way.note,
+                parameters=mode.parameters,
+                train_seconds=mode.train_seconds,
+                note=mode.note,
             )
             self.results.add(cell)
         if compared and (cell.distances is None or cell.distances.prompts != compared):
-            cell = replace(cell, distances=self.distances(way.teacher, way.adapter))
+            cell = replace(cell, distances=self.distances(mode.teacher, mode.adapter))
         cell = replace(
-            cell, settings=settings, parameters=way.parameters, train_seconds=way.train_seconds, note=way.note
+            cell, settings=settings, parameters=mode.parameters, train_seconds=mode.train_seconds, note=mode.note
         )
         scores = dict(cell.scores)
         try:
@@ -173,13 +175,13 @@ class Evaluation:
             cell = self.results.add(replace(cell, scores=scores))
         return cell
 
-    def answers(self, way: Way, progress: Progress | None = None) -> Iterator[tuple[Example, str]]:
+    def answers(self, mode: AnsweringMode, progress: Progress | None = None) -> Iterator[tuple[Example, str]]:
         """Each example, and what the model says to its prompt, greedily: the first line of it."""
-        config, tokenizer = self._generation(way.examples[0]), self.collator.tokenizer
-        for batch in _batches(way.examples, self.batch_size):
-            inputs = self._prompts(batch, way.prompt)
+        config, tokenizer = self._generation(mode.examples[0]), self.collator.tokenizer
+        for batch in _batches(mode.examples, self.batch_size):
+            inputs = self._prompts(batch, mode.prompt)
             # not around the yield, which would leave the choice to whoever takes the answers
-            with self._evaluating(), self._use(way.adapter):
+            with self._evaluating(), self._use(mode.adapter):
                 out = self.model.generate(**inputs, generation_config=config)
             texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             if progress is not None:
@@ -220,13 +222,13 @@ class Evaluation:
         prompts = [[self.collator.digest(p) for p in self.collator.chat.prompts(example)] for example in compared]
         return digest(json.dumps([prompts, [example.answer for example in compared]]))
 
-    def _cost(self, way: Way) -> Cost:
-        example = way.examples[0]
+    def _cost(self, mode: AnsweringMode) -> Cost:
+        example = mode.examples[0]
         zero = None
-        if way.prompt != "student" or way.adapter is not None:
+        if mode.prompt != "student" or mode.adapter is not None:
             zero = self._prompts([example], "student"), partial(self._use, None)
         with self._evaluating():
-            return cost(self.model, self._prompts([example], way.prompt), partial(self._use, way.adapter), zero)
+            return cost(self.model, self._prompts([example], mode.prompt), partial(self._use, mode.adapter), zero)
 
     def _prompts(self, examples: Sequence[Example], prompt: Role) -> Inputs:
         inputs: Inputs = _on(self.collator.prompts(examples, prompt), self.model)
@@ -250,7 +252,7 @@ class Evaluation:
             self.model.train(training)
 
     def _generation(self, example: Example) -> GenerationConfig:
-        config = greedy(self.model.generation_config)
+        config = greedy_config(self.model.generation_config)
         config.update(max_new_tokens=self.max_new_tokens, eos_token_id=self._ends(example))
         if config.pad_token_id is None:
             config.pad_token_id = self.collator.tokenizer.pad_token_id
@@ -267,15 +269,15 @@ class Evaluation:
                 ends.add(last)
         return sorted(ends)
 
-    def _choice(self, way: Way, base: str, prompts: Prompts) -> str:
+    def _choice(self, mode: AnsweringMode, base: str, prompts: PromptDigests) -> str:
         """Digest of all that decides the answers."""
         adapters = attached(self.model)
         weights: list[Any] = []
-        if way.adapter is not None and adapters is not None:
-            for part in adapters[way.adapter]:
+        if mode.adapter is not None and adapters is not None:
+            for part in adapters[mode.adapter]:
                 tensors = {name: t.detach().cpu().contiguous() for name, t in part.state_dict().items()}
                 weights += [part.config.to_dict(), digest(save(tensors))]
-        generation = self._generation(way.examples[0]).to_diff_dict()
+        generation = self._generation(mode.examples[0]).to_diff_dict()
         generation.pop("transformers_version", None)
         return digest(json.dumps([base, weights, prompts.texts, generation], sort_keys=True, default=str))
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icl.evaluation.metrics.scoring import METRICS
-from icl.evaluation.results import Row
+from icl.evaluation.results import ResultRow
 
 # What a column of rich has beside its text, and what a table has.
 _PADDING, _EDGE = 3, 1
@@ -44,20 +44,20 @@ _TIMES = (
 
 
 @dataclass(frozen=True)
-class Column:
+class ResultColumn:
     """A column of a table of results."""
 
     name: str
     """As in results.csv, and for ``--columns``."""
     head: str
-    text: Callable[[Row], str]
+    text: Callable[[ResultRow], str]
     rank: int
     """Columns of a lower rank are kept where there is not room for all; those of rank 0 always."""
     note: str | None = None
     """What stands under the table about it."""
 
 
-def _number(name: str, unit: float, row: Row) -> str:
+def _number(name: str, unit: float, row: ResultRow) -> str:
     value = row.get(name)
     if value is None:
         return ""
@@ -65,37 +65,37 @@ def _number(name: str, unit: float, row: Row) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _score(name: str, row: Row) -> str:
+def _score(name: str, row: ResultRow) -> str:
     value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if value is None:
         return ""
     return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _numeric(name: str, head: str, rank: int, note: str | None = None, unit: float = 1) -> Column:
-    return Column(name, head, partial(_number, name, unit), rank, note)
+def _numeric(name: str, head: str, rank: int, note: str | None = None, unit: float = 1) -> ResultColumn:
+    return ResultColumn(name, head, partial(_number, name, unit), rank, note)
 
 
 _HEADS = {"exact": "exact match", "vqa": "VQA accuracy", "cider": "CIDEr-D", "bleu4": "BLEU-4"}
 _ROWS = [
-    Column("model", "model", lambda row: row["model"], 0),
-    Column("task", "task", lambda row: row["task"], 0),
-    Column("method", "method", lambda row: row["method"], 0),
-    Column("shots", "shots", lambda row: f"{row['shots']} {row['strategy'] or ''}".strip(), 0),
+    ResultColumn("model", "model", lambda row: row["model"], 0),
+    ResultColumn("task", "task", lambda row: row["task"], 0),
+    ResultColumn("method", "method", lambda row: row["method"], 0),
+    ResultColumn("shots", "shots", lambda row: f"{row['shots']} {row['strategy'] or ''}".strip(), 0),
 ]
 _WORTH = [
-    *(Column(name, _HEADS.get(name, name), partial(_score, name), 1, _BOUNDS) for name in METRICS),
-    Column("interval_of", "interval over", lambda row: row["interval_of"] or "", 4),
-    Column("seeds", "seeds", lambda row: str(row["seeds"]), 2),
-    Column("examples", "examples", lambda row: str(row["examples"]), 2),
+    *(ResultColumn(name, _HEADS.get(name, name), partial(_score, name), 1, _BOUNDS) for name in METRICS),
+    ResultColumn("interval_of", "interval over", lambda row: row["interval_of"] or "", 4),
+    ResultColumn("seeds", "seeds", lambda row: str(row["seeds"]), 2),
+    ResultColumn("examples", "examples", lambda row: str(row["examples"]), 2),
     _numeric("geodesic", "geodesic", 5, _STATES),
     _numeric("l2", "L2", 6, _STATES),
     _numeric("attention_kl", "attention KL", 7, _ATTENTION),
-    Column("test_reads", "test read", lambda row: _reads(row["test_reads"]), 3, _READS),
+    ResultColumn("test_reads", "test read", lambda row: _reads(row["test_reads"]), 3, _READS),
 ]
-_NOTE = Column("note", "note", lambda row: row["note"] or "", 8)
+_NOTE = ResultColumn("note", "note", lambda row: row["note"] or "", 8)
 _COST = [
-    Column("parameters", "parameters", lambda row: f"{row['parameters']:,}" if row["parameters"] else "", 1),
+    ResultColumn("parameters", "parameters", lambda row: f"{row['parameters']:,}" if row["parameters"] else "", 1),
     _numeric("train_seconds", "training seconds", 3),
     _numeric("tokens", "prompt tokens", 5),
     _numeric("prefill_ms", "prefill ms", 4, _TIMES),
@@ -112,10 +112,10 @@ COLUMNS = {column.name: column for column in (*_ROWS, *_WORTH, _NOTE, *_COST)}
 """All that there are, by name."""
 
 
-def columns_of(names: str) -> list[Column]:
+def parse_columns(names: str) -> list[ResultColumn]:
     """The columns of a list such as "method,exact". ``ValueError`` names one that is none.
 
-    >>> [column.head for column in columns_of("method, prefill_ms")]
+    >>> [column.head for column in parse_columns("method, prefill_ms")]
     ['method', 'prefill ms']
     """
     wanted = [name.strip() for name in names.split(",")]
@@ -124,7 +124,7 @@ def columns_of(names: str) -> list[Column]:
     return [COLUMNS[name] for name in dict.fromkeys(wanted)]
 
 
-def for_terminal(rows: Sequence[Row], width: int, columns: Sequence[Column] = ()) -> Group:
+def terminal_tables(rows: Sequence[ResultRow], width: int, columns: Sequence[ResultColumn] = ()) -> Group:
     """The given columns as a table, or two tables, of scores and of costs, with the columns that there is room for.
 
     Under them stands what the columns mean, and what a reader has to know about single rows.
@@ -133,7 +133,7 @@ def for_terminal(rows: Sequence[Row], width: int, columns: Sequence[Column] = ()
         return Group(_table(columns, rows, width), *map(Text, _explanations(columns)))
     several = [column for column in _ROWS if column.name not in ("model", "task") or _differs(column, rows)]
     parts: list[Table | Text] = []
-    left_out: list[Column] = []
+    left_out: list[ResultColumn] = []
     for own in (_WORTH, _COST):
         known = _known([*several, *own], rows)
         chosen = _fitting(known, rows, width)
@@ -149,7 +149,7 @@ def for_terminal(rows: Sequence[Row], width: int, columns: Sequence[Column] = ()
     return Group(*parts)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown_tables(rows: Sequence[ResultRow]) -> str:
     """Both tables, with all columns that say something."""
     parts = []
     for own in ([*_WORTH, _NOTE], _COST):
@@ -161,14 +161,16 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Table:
+def _table(columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int) -> Table:
     table = Table(*(RichColumn(c.head, width=size, overflow="fold") for c, size in _sizes(columns, rows, width)))
     for row in rows:
         table.add_row(*(Text(column.text(row), overflow="fold") for column in columns))
     return table
 
 
-def _sizes(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Iterator[tuple[Column, int]]:
+def _sizes(
+    columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int
+) -> Iterator[tuple[ResultColumn, int]]:
     """What each column needs, and more where there is room for more of it on a line."""
     needs = [_need(column, rows, width) for column in columns]
     room = width - _EDGE - sum(needs) - _PADDING * len(columns)
@@ -179,13 +181,13 @@ def _sizes(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Iterat
         yield column, need + more
 
 
-def _need(column: Column, rows: Sequence[Row], width: int) -> int:
+def _need(column: ResultColumn, rows: Sequence[ResultRow], width: int) -> int:
     """In characters: heads are written on as many lines as they have words, and so are long names."""
     need = max(map(cell_len, [*column.head.split(), *(column.text(row) for row in rows)]))
     return need if column.rank else min(need, int(_SHARE * width))
 
 
-def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
+def _fitting(columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int) -> list[ResultColumn]:
     room = width - _EDGE
     chosen = []
     for column in sorted(columns, key=lambda column: column.rank):
@@ -196,16 +198,16 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list
     return [column for column in columns if column in chosen]
 
 
-def _known(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+def _known(columns: Sequence[ResultColumn], rows: Sequence[ResultRow]) -> list[ResultColumn]:
     """Those that say something."""
     return [column for column in columns if any(column.text(row) for row in rows)]
 
 
-def _differs(column: Column, rows: Sequence[Row]) -> bool:
+def _differs(column: ResultColumn, rows: Sequence[ResultRow]) -> bool:
     return len({column.text(row) for row in rows}) > 1
 
 
-def _explanations(columns: Sequence[Column]) -> Iterator[str]:
+def _explanations(columns: Sequence[ResultColumn]) -> Iterator[str]:
     yield from dict.fromkeys(column.note for column in columns if column.note)
 
 
@@ -213,7 +215,7 @@ def _reads(count: int) -> str:
     return "once" if count == 1 else f"for {count} choices"
 
 
-def _note(row: Row) -> str:
+def _note(row: ResultRow) -> str:
     reads = f"the test set was read {_reads(row['test_reads'])}" if row["test_reads"] > 1 else None
     return "; ".join(filter(None, [row["note"], reads]))
 

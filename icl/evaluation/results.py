@@ -1,4 +1,4 @@
-"""What was measured: a cell for each way to answer a test set, kept in a file, and the rows that are made of them.
+"""What was measured: a cell for each mode to answer a test set, kept in a file, and the rows that are made of them.
 
 A test set is read once. A cell holds a digest of all that was chosen before it, weights and prompts; where another
 choice is measured on the same test set for the same row and seed, both stay in the file, and the row says how many
@@ -21,18 +21,18 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from icl.common.files import read_json
-from icl.evaluation.measured import Cell, CellKey, CellRow, parsed
-from icl.evaluation.metrics.intervals import interval
+from icl.evaluation.measurement import Measurement, MeasurementKey, RowKey, parsed
+from icl.evaluation.metrics.intervals import mean_interval
 
 FORMAT = 2
-ZERO, SHOTS = "zero-shot", "k-shot"
+ZERO_SHOT, K_SHOT = "zero-shot", "k-shot"
 """Methods that are no adapters."""
 # Writing takes far less, so a process that holds the lock for longer hangs.
 _LOCK_SECONDS = 600
 # Of the settings, the one in which rows of a table may differ.
 _OWN = "training"
 
-Row: TypeAlias = dict[str, Any]
+ResultRow: TypeAlias = dict[str, Any]
 
 
 class Results:
@@ -44,16 +44,16 @@ class Results:
 
     def __init__(self, file: str | Path | None = None):
         self.file = None if file is None else Path(file)
-        self.cells: list[Cell] = []
+        self.measurements: list[Measurement] = []
         self._state: tuple[int, ...] | None = None
         self._read()
 
-    def find(self, key: CellKey) -> Cell | None:
-        """The cell of this :attr:`Cell.key`, if it was measured, by this process or another."""
+    def find(self, key: MeasurementKey) -> Measurement | None:
+        """The cell of this :attr:`Measurement.key`, if it was measured, by this process or another."""
         self._read()
-        return next((cell for cell in self.cells if cell.key == key), None)
+        return next((cell for cell in self.measurements if cell.key == key), None)
 
-    def add(self, cell: Cell) -> Cell:
+    def add(self, cell: Measurement) -> Measurement:
         """Keep a cell as the last, in place of one with its key, and return it.
 
         Scores of the same answers by other metrics are kept with it.
@@ -62,10 +62,10 @@ class Results:
             before = self.find(cell.key)
             if before is not None and before.answers == cell.answers:
                 cell = replace(cell, scores={**before.scores, **cell.scores})
-            last = next((c for c in reversed(self.cells) if c.row == cell.row), None)
+            last = next((c for c in reversed(self.measurements) if c.row == cell.row), None)
             if cell != last:
-                self.cells = [c for c in self.cells if c is not before] + [cell]
-                content = {"format": FORMAT, "cells": [asdict(c) for c in self.cells]}
+                self.measurements = [c for c in self.measurements if c is not before] + [cell]
+                content = {"format": FORMAT, "cells": [asdict(c) for c in self.measurements]}
                 self._replace("", json.dumps(content, ensure_ascii=False) + "\n")
                 self._state = self._status()
         return cell
@@ -103,7 +103,7 @@ class Results:
         if self.file is not None and state not in (None, self._state):
             cells = _load(self.file)
             keys = {cell.key for cell in cells}
-            self.cells = cells + [cell for cell in self.cells if cell.key not in keys]
+            self.measurements = cells + [cell for cell in self.measurements if cell.key not in keys]
             self._state = state
 
     def _status(self) -> tuple[int, ...] | None:
@@ -129,30 +129,30 @@ class Results:
             draft.unlink(missing_ok=True)
             raise OSError(f"{file} cannot be written, and is as it was: {error}") from error
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ResultRow]:
         """The table: a dictionary for each model, task, method, number and choice of demonstrations, of the same keys.
 
         Scores are means over seeds, of which the last choice counts. Intervals, of 95 %, are for seeds (Student's)
-        where there are two or more, else for examples (:attr:`Score.interval`): ``interval_of`` says which.
+        where there are two or more, else for examples (:attr:`MetricScore.interval`): ``interval_of`` says which.
         ``test_reads`` is how many choices were measured on the test set of a seed, at the most. Times in milliseconds
         are the ratio to zero-shot, measured in turns, times zero-shot's median in all rows of the model and task: the
         machine may have been slower when one row was measured than when another was. A row whose settings are not
         those that its model and task were last measured with is told by its note, and compared with none.
         """
         self._read()
-        groups: dict[CellRow, list[Cell]] = {}
+        groups: dict[RowKey, list[Measurement]] = {}
         settings: dict[tuple[str, ...], dict[str, str]] = {}
         bases: dict[str, set[str]] = {}
         teachers: dict[tuple[Any, ...], str] = {}
-        for cell in self.cells:
+        for cell in self.measurements:
             groups.setdefault(cell.row, []).append(cell)
             settings.setdefault(cell.row[:3], {}).update(cell.settings)
             bases.setdefault(cell.model, set()).add(cell.base)
             if cell.distances is not None:
                 teachers[(*cell.row[:3], cell.seed)] = cell.distances.prompts
-        metrics = list(dict.fromkeys(name for cell in self.cells for name in cell.scores))
-        tables: dict[tuple[str, ...], list[tuple[Row, list[Cell]]]] = {}
-        for key in sorted(groups, key=lambda key: ({ZERO: 0, SHOTS: 1}.get(key[3], 2), key[4])):
+        metrics = list(dict.fromkeys(name for cell in self.measurements for name in cell.scores))
+        tables: dict[tuple[str, ...], list[tuple[ResultRow, list[Measurement]]]] = {}
+        for key in sorted(groups, key=lambda key: ({ZERO_SHOT: 0, K_SHOT: 1}.get(key[3], 2), key[4])):
             chosen = [_compared(cell, teachers.get((*key[:3], cell.seed))) for cell in _current(groups[key])]
             row = _summary(groups[key], chosen, metrics)
             if len(bases[row["model"]]) > 1:
@@ -181,7 +181,7 @@ class Results:
         return out.getvalue()
 
 
-def _current(cells: Sequence[Cell]) -> list[Cell]:
+def _current(cells: Sequence[Measurement]) -> list[Measurement]:
     """The cells that a row is a mean of: one a seed, with the settings and metrics that were measured last.
 
     Seeds that decide nothing, by which the same prompts were answered with the same weights, are one.
@@ -192,25 +192,25 @@ def _current(cells: Sequence[Cell]) -> list[Cell]:
     return list({(cell.test, cell.choice): cell for cell in by_seed.values()}.values())
 
 
-def _compared(cell: Cell, prompts: str | None) -> Cell:
+def _compared(cell: Measurement, prompts: str | None) -> Measurement:
     """The cell, without distances from another teacher than the one that was compared with last."""
     return cell if cell.distances is None or cell.distances.prompts == prompts else replace(cell, distances=None)
 
 
-def _summary(cells: Sequence[Cell], chosen: Sequence[Cell], metrics: Sequence[str]) -> Row:
+def _summary(cells: Sequence[Measurement], chosen: Sequence[Measurement], metrics: Sequence[str]) -> ResultRow:
     """The row of a table, but for times."""
     reads: dict[tuple[int, str], set[str]] = {}
     for cell in cells:
         reads.setdefault((cell.seed, cell.test), set()).add(cell.choice)
     last = chosen[-1]
-    row: Row = {name: getattr(last, name) for name in ("model", "base", "task", "method", "shots", "strategy")}
+    row: ResultRow = {name: getattr(last, name) for name in ("model", "base", "task", "method", "shots", "strategy")}
     bounded = False
     for name in metrics:
         scores = [cell.scores[name] for cell in chosen if name in cell.scores]
         if len(scores) < len(chosen):
             scores = []
         values = [score.value for score in scores]
-        bounds = interval(values) if len(values) > 1 else scores[0].interval if scores else None
+        bounds = mean_interval(values) if len(values) > 1 else scores[0].interval if scores else None
         bounded |= bounds is not None
         row[name] = fmean(values) if values else None
         row[f"{name}_low"], row[f"{name}_high"] = bounds or (None, None)
@@ -229,10 +229,10 @@ def _summary(cells: Sequence[Cell], chosen: Sequence[Cell], metrics: Sequence[st
     return row
 
 
-def _add_times(table: Sequence[tuple[Row, Sequence[Cell]]]) -> None:
+def _add_times(table: Sequence[tuple[ResultRow, Sequence[Measurement]]]) -> None:
     """Times of rows that are compared with each other, from ratios, so that no row contradicts another."""
     costs = [cell.cost for _, cells in table for cell in cells]
-    most = max((row for row, _ in table if row["method"] == SHOTS), key=lambda row: row["shots"], default=None)
+    most = max((row for row, _ in table if row["method"] == K_SHOT), key=lambda row: row["shots"], default=None)
     for kind in ("prefill", "decode"):
         zero_ms = median(getattr(cost, f"zero_{kind}_ms") for cost in costs)
         for row, cells in table:
@@ -250,7 +250,7 @@ def _mean(values: Iterator[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _load(file: Path) -> list[Cell]:
+def _load(file: Path) -> list[Measurement]:
     try:
         content = read_json(file)
         version = content.get("format") if isinstance(content, dict) else None
@@ -258,6 +258,6 @@ def _load(file: Path) -> list[Cell]:
             raise ValueError("an earlier version wrote it, whose results cannot be told from stale ones")
         if version != FORMAT:
             raise ValueError(f"its format is {version}, and this version reads {FORMAT}")
-        return [parsed(Cell, cell, f"cells[{i}]") for i, cell in enumerate(content["cells"])]
+        return [parsed(Measurement, cell, f"cells[{i}]") for i, cell in enumerate(content["cells"])]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"Results: {file} cannot be read: {error}. Move it away, or name another folder") from error

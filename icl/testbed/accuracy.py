@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
-from icl.evaluation import wilson
+from icl.evaluation import wilson_interval
 from icl.testbed.episodes import EpisodeLayout
 from icl.testbed.images import load_digits, pixel_values
 from icl.testbed.model import compute_logits, encode_images
@@ -43,7 +43,7 @@ class TestbedScore:
     @property
     def interval(self) -> tuple[float, float]:
         """Of 95 %, Wilson's."""
-        return wilson(self.right, self.prompts)
+        return wilson_interval(self.right, self.prompts)
 
 
 def measure_scores(

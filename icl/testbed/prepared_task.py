@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from icl.data import Example
-from icl.evaluation import greedy
+from icl.evaluation import greedy_config
 from icl.prompts import CollatedBatch, CollatedExamples, Collator, Role
 from icl.testbed import images
 from icl.testbed.model import encode_images, load
@@ -129,7 +129,7 @@ class PreparedTask:
             # the other prompt of an example is not asked for, and reading it takes as long
             rows = [dataclasses.replace(e, teacher=getattr(e, prompt), student=getattr(e, prompt)) for e in self.test]
             self._asked[prompt] = self.collator.prompts(rows)
-        config = greedy(self.model.generation_config)
+        config = greedy_config(self.model.generation_config)
         config.update(max_new_tokens=1)
         generated = self.model.generate(**self._asked[prompt], generation_config=config)
         said = self.processor.batch_decode(generated[:, -1:], skip_special_tokens=True)

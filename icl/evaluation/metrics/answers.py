@@ -1,6 +1,6 @@
 """Scores of short answers, one a row: VQA accuracy as its official evaluator computes it, and exact match.
 
-The mean of the rows is the score of a data set; :func:`icl.evaluation.interval` bounds it.
+The mean of the rows is the score of a data set; :func:`icl.evaluation.mean_interval` bounds it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Scores of captions against references: CIDEr and BLEU-4 as the COCO evaluator computes them, and CHAIR.
 
 Words are :func:`icl.evaluation.metrics.ptb.words`. The mean of CIDEr's rows is the score of a data set, which
-:func:`icl.evaluation.interval` bounds; BLEU and CHAIR_i are no means of rows.
+:func:`icl.evaluation.mean_interval` bounds; BLEU and CHAIR_i are no means of rows.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _length(ngrams: Ngrams) -> int:
     return sum(count for ngram, count in ngrams.items() if len(ngram) == 1)
 
 
-class Chair(NamedTuple):
+class ChairScore(NamedTuple):
     """What :func:`chair` returns."""
 
     instance: float
@@ -147,7 +147,7 @@ class Chair(NamedTuple):
     """By caption, the objects that are not in the image, each as often as it is mentioned."""
 
 
-def chair(captions: Sequence[str], objects: Sequence[Collection[str]], words: Objects | None = None) -> Chair:
+def chair(captions: Sequence[str], objects: Sequence[Collection[str]], words: Objects | None = None) -> ChairScore:
     """How often captions mention objects that are not there (Rohrbach et al., 2018): lower is better.
 
     Args:
@@ -161,7 +161,7 @@ def chair(captions: Sequence[str], objects: Sequence[Collection[str]], words: Ob
             ``words`` does not lead to; the message names it.
 
     >>> chair(["A man with two dogs.", "A red bus"], [{"person", "cat"}, {"bus"}])
-    Chair(instance=0.333..., sentence=0.5, hallucinated=[['dog'], []])
+    ChairScore(instance=0.333..., sentence=0.5, hallucinated=[['dog'], []])
     """
     if len(captions) == 0:
         raise ValueError("chair: captions must not be empty")
@@ -180,7 +180,7 @@ def chair(captions: Sequence[str], objects: Sequence[Collection[str]], words: Ob
             raise ValueError(f"objects[{row}] must have names that words maps to, got {', '.join(map(repr, strange))}")
     hallucinated = [[name for name in row if name not in present] for row, present in zip(found, objects)]
     mentions = sum(map(len, found))
-    return Chair(
+    return ChairScore(
         sum(map(len, hallucinated)) / mentions if mentions else 0.0,
         sum(map(bool, hallucinated)) / len(captions),
         hallucinated,

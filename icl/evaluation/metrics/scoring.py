@@ -9,7 +9,7 @@ from typing import Any
 
 from icl.evaluation.metrics.answers import exact_match, vqa_accuracy
 from icl.evaluation.metrics.captions import bleu4, chair, cider_d, mentioned
-from icl.evaluation.metrics.intervals import interval, wilson
+from icl.evaluation.metrics.intervals import mean_interval, wilson_interval
 
 References = Sequence[Sequence[str]]
 # CIDEr-D, the largest of the metrics, ends at 10.
@@ -17,7 +17,7 @@ _LARGEST = 100
 
 
 @dataclass(frozen=True)
-class Score:
+class MetricScore:
     """A metric's value on a test set."""
 
     value: float
@@ -27,7 +27,7 @@ class Score:
     def __post_init__(self) -> None:
         values = (self.value, *(self.rows or ()))
         if not all(abs(value) <= _LARGEST for value in values):
-            raise ValueError(f"Score: all values must be from -{_LARGEST} to {_LARGEST}, got {values!r:.100}")
+            raise ValueError(f"MetricScore: all values must be from -{_LARGEST} to {_LARGEST}, got {values!r:.100}")
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -35,12 +35,12 @@ class Score:
         if self.rows is None or len(self.rows) < 2:
             return None
         if set(self.rows) <= {0.0, 1.0}:
-            return wilson(int(sum(self.rows)), len(self.rows))
-        return interval(self.rows)
+            return wilson_interval(int(sum(self.rows)), len(self.rows))
+        return mean_interval(self.rows)
 
 
-def _mean(rows: Sequence[float]) -> Score:
-    return Score(fmean(rows), tuple(rows))
+def _mean(rows: Sequence[float]) -> MetricScore:
+    return MetricScore(fmean(rows), tuple(rows))
 
 
 def _chair(answers: Sequence[str], references: References) -> Any:
@@ -48,15 +48,15 @@ def _chair(answers: Sequence[str], references: References) -> Any:
     return chair(answers, objects)
 
 
-METRICS: Mapping[str, Callable[[Sequence[str], References], Score]] = {
+METRICS: Mapping[str, Callable[[Sequence[str], References], MetricScore]] = {
     "exact": lambda answers, references: _mean(exact_match(answers, references)),
     "vqa": lambda answers, references: _mean(vqa_accuracy(answers, references)),
     "cider": lambda answers, references: _mean(cider_d(answers, references)),
-    "bleu4": lambda answers, references: Score(bleu4(answers, references), None),
+    "bleu4": lambda answers, references: MetricScore(bleu4(answers, references), None),
     "chair_s": lambda answers, references: _mean(
         [float(bool(row)) for row in _chair(answers, references).hallucinated]
     ),
-    "chair_i": lambda answers, references: Score(_chair(answers, references).instance, None),
+    "chair_i": lambda answers, references: MetricScore(_chair(answers, references).instance, None),
 }
 """By name, from answers and all references of each. The objects in an image, for CHAIR, are those that its reference
 captions mention: where labels of segments are at hand too, :func:`icl.evaluation.metrics.captions.chair` takes both, as

@@ -8,19 +8,19 @@ import methods
 import pytest
 from scipy import stats
 
-from icl.demo.plan import Job, Plan
+from icl.demo.demo_plan import DemoJob, DemoPlan
 from icl.testbed.trials import COMPARISONS
 
 RIGHT = {"L2": [4, 3, 2], "geodesic": [7, 5, 3]}
 
 
-def answers(job: Job) -> list[bool]:
+def answers(job: DemoJob) -> list[bool]:
     """The first of 10 are right: as many as the loss has on this base."""
     count = RIGHT.get(job.name, [5, 4, 3])[job.seed]
     return [i < count for i in range(10)]
 
 
-def left(plan: Plan, out: Path, what: str) -> dict[Job, dict[str, Any]]:
+def left(plan: DemoPlan, out: Path, what: str) -> dict[DemoJob, dict[str, Any]]:
     outcome = {"parameters": 1234, "seconds": 2.0, "curve": []}
     trials = [job for job in plan.jobs() if job.kind in ("trial", "ablation")]
     return {job: {**outcome, "correct": answers(job)} for job in trials}

@@ -231,7 +231,7 @@ def test_demonstrations_by_a_bank(here: Path) -> None:
 
 def test_demonstrations_are_never_rows_of_the_test(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told before the model is loaded, by picture and question, whatever names and answers they have."""
-    monkeypatch.setattr("icl.evaluation.plan.load_model", lambda name: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("icl.evaluation.evaluation_plan.load_model", lambda name: pytest.fail("the model was loaded"))
     options = ("eval", "--data", "test.jsonl", "--model", "testbed", "--shots", 2)
     assert "pool must be given" in run(*options, code=1).stderr
     assert "8 of its 8 rows are rows of the test set" in run(*options, "--pool", "test.jsonl", code=1).stderr
@@ -251,7 +251,7 @@ def test_demonstrations_are_never_rows_of_the_test(here: Path, monkeypatch: pyte
 
 
 def test_what_cannot_be_scored_is_told_before_the_model_is_loaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icl.evaluation.plan.load_model", lambda name: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("icl.evaluation.evaluation_plan.load_model", lambda name: pytest.fail("the model was loaded"))
     options = ("eval", "--model", "testbed", "--data")
     message = run(*options, "test.jsonl", "--metric", "exact", "--metric", "vqa", code=1).stderr
     assert "vqa compares with 2 answers or more, and 8 of 8 rows have fewer" in message

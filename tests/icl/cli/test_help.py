@@ -92,7 +92,7 @@ def test_every_example_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(accuracy, "SHOTS", (0, 1))
     monkeypatch.setattr(accuracy, "TASKS", {"parity": testbed.TASKS["parity"]})
     monkeypatch.setattr(
-        "icl.demo.execution.run", lambda plan, folder, progress: {job: invented(job) for job in plan.jobs()}
+        "icl.demo.execution.run_plan", lambda plan, folder, progress: {job: invented(job) for job in plan.jobs()}
     )
     lines = examples()
     assert {"build", "train", "eval", "pretrain", "demo"} <= {word for words in lines for word in words[:2]}

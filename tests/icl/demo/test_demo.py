@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 
 from icl.cli.app import app
 from icl.demo import page, tables, verdict
-from icl.demo.execution import grouped, run
-from icl.demo.plan import FULL, QUICK, STANDARD, Job, Plan
+from icl.demo.demo_plan import FULL, QUICK, STANDARD, DemoJob, DemoPlan
+from icl.demo.execution import group_jobs, run_plan
+from icl.demo.jobs import file_of, read, write
 from icl.demo.selection import STRATEGIES
-from icl.demo.work import file_of, read, write
 from icl.testbed.trials import TRIALS, Trial
 
 # What was promised of each method: task, name, the least accuracy (or, negative, the most).
@@ -50,13 +50,13 @@ PROMISED = [
     ("set_conflict", "Hyper-ICL and HiFICL, CE", 0.95),
 ]
 ONE_A_CLASS = next(trial for trial in TRIALS if trial.data == "one a class")
-TINY = Plan(
+TINY = DemoPlan(
     "tiny", seeds=(1,), trials=(ONE_A_CLASS,), vectors=("Task vector",), vector_tasks=("fixed_map",), ablations=(),
     steps=12, shots=(4,), queries=40, rounds=1,
 )  # fmt: skip
 
 
-def invented(job: Job) -> dict[str, Any]:
+def invented(job: DemoJob) -> dict[str, Any]:
     """What the job could have left; ``right`` of 10 answers are right, more for a later seed."""
     size = 7 + job.seed
     correct = [True] * size + [False] * (10 - size)
@@ -104,7 +104,7 @@ def invented(job: Job) -> dict[str, Any]:
     return {**left.get(job.kind, answers), "cpu_seconds": 1.5}
 
 
-def written(plan: Plan, folder: Path) -> str:
+def written(plan: DemoPlan, folder: Path) -> str:
     return page.write_page(plan, {job: invented(job) for job in plan.jobs()}, folder).read_text(encoding="utf-8")
 
 
@@ -141,7 +141,7 @@ def test_jobs() -> None:
     for plan in (FULL, STANDARD, QUICK, TINY):
         jobs = plan.jobs()
         assert len({job.key for job in jobs}) == len(jobs)
-        together = grouped(jobs)
+        together = group_jobs(jobs)
         assert sorted(job.key for group in together for job in group) == sorted(job.key for job in jobs)
         assert all(len({(job.task, job.seed) for job in group}) == 1 for group in together)
     assert len(FULL.seeds) == 3
@@ -174,8 +174,8 @@ def test_intervals() -> None:
     assert (one["low"], one["high"], one["interval_of"]) == pytest.approx((exact.low, exact.high, "answers"))
 
 
-def result(method: str, accuracy: float, low: float, high: float, **others: Any) -> tables.Row:
-    return tables.Row("options", method, accuracy, low, high, 3, "seeds", **others)
+def result(method: str, accuracy: float, low: float, high: float, **others: Any) -> tables.MethodRow:
+    return tables.MethodRow("options", method, accuracy, low, high, 3, "seeds", **others)
 
 
 def test_headline() -> None:
@@ -187,7 +187,7 @@ def test_headline() -> None:
     vector = result("Task vector", 0.99, 0, 1, parameters=0, latency=1.0)
     other = [replace(row, task="parity") for row in (bare, shots, replace(weak, latency=1.4))]
     unanswered = [replace(strong, task="many_to_one")]
-    outcomes = verdict.outcomes([bare, shots, weak, strong, vector, *other, *unanswered])
+    outcomes = verdict.verdicts([bare, shots, weak, strong, vector, *other, *unanswered])
     assert [(outcome.task, outcome.best.method, outcome.reached) for outcome in outcomes] == [
         ("options", "B", True),
         ("parity", "A", False),
@@ -198,8 +198,8 @@ def test_headline() -> None:
     )
 
 
-def choice(strategy: str, shots: int, accuracy: float) -> tables.Choice:
-    return tables.Choice(strategy, shots, accuracy, accuracy - 0.02, accuracy + 0.02, 3, "seeds")
+def choice(strategy: str, shots: int, accuracy: float) -> tables.StrategyRow:
+    return tables.StrategyRow(strategy, shots, accuracy, accuracy - 0.02, accuracy + 0.02, 3, "seeds")
 
 
 def test_choice_in_words() -> None:
@@ -255,11 +255,11 @@ def test_names_are_no_markup(tmp_path: Path) -> None:
 def test_killed_and_run_again(tmp_path: Path) -> None:
     """Whole, in processes; stopped after the first results, it goes on with the others."""
     script = (
-        "import signal\nfrom pathlib import Path\nfrom icl.demo.execution import run\n"
+        "import signal\nfrom pathlib import Path\nfrom icl.demo.execution import run_plan\n"
         "from tests.icl.demo.test_demo import TINY\n"
         # which a job in the background has ignored
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"if __name__ == '__main__':\n    run(TINY, Path({str(tmp_path)!r}), lambda job, cost: None, 1)\n"
+        f"if __name__ == '__main__':\n    run_plan(TINY, Path({str(tmp_path)!r}), lambda job, cost: None, 1)\n"
     )
     (tmp_path / "go.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
@@ -283,11 +283,11 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     jobs = TINY.jobs()
     assert 0 < len(before) < len(jobs)
     done: dict[str, float] = {}
-    found = run(TINY, tmp_path, lambda job, cost: done.update({job.key: done.get(job.key, 0.0) + cost}), 1)
+    found = run_plan(TINY, tmp_path, lambda job, cost: done.update({job.key: done.get(job.key, 0.0) + cost}), 1)
     assert list(found) == jobs
     assert done == pytest.approx({job.key: job.cost for job in jobs})
     assert {file: file.read_bytes() for file in before} == before
-    assert list(run(TINY, tmp_path, lambda job, cost: None, 1)) == jobs  # nothing is left to do
+    assert list(run_plan(TINY, tmp_path, lambda job, cost: None, 1)) == jobs  # nothing is left to do
 
     right = next(result["right"] for job, result in found.items() if job.kind == "selection")
     assert right["RICES/4"] > right["random/4"]
@@ -300,17 +300,17 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "chosen"), [([], STANDARD), (["--full"], FULL), (["--quick"], QUICK)])
-def test_command(options: list[str], chosen: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command(options: list[str], chosen: DemoPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no bar can be drawn, each tenth is a line."""
 
-    def invent(plan: Plan, folder: Path, progress: Callable[[Job, float], None]) -> dict[Job, Any]:
+    def invent(plan: DemoPlan, folder: Path, progress: Callable[[DemoJob, float], None]) -> dict[DemoJob, Any]:
         assert (plan, folder) == (chosen, tmp_path / chosen.name)
         for job in plan.jobs():
             for _ in range(7):  # sevenths add up to a little less
                 progress(job, job.cost / 7)
         return {job: invented(job) for job in plan.jobs()}
 
-    monkeypatch.setattr("icl.demo.execution.run", invent)
+    monkeypatch.setattr("icl.demo.execution.run_plan", invent)
     said = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *options])
     assert said.exit_code == 0, said.output
     assert said.stdout == f"{tmp_path / 'report.html'}\n"

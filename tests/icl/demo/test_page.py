@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from icl.demo.plan import FULL
+from icl.demo.demo_plan import FULL
 from icl.demo.selection import STRATEGIES
 from tests.icl.browser import PHONE, WIDE, page_of
 from tests.icl.demo.test_demo import written

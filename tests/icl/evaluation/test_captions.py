@@ -172,7 +172,9 @@ def test_own_words() -> None:
 
 
 def test_the_table_of_objects() -> None:
-    data = json.loads(resources.files("icl").joinpath("data/coco_objects.json").read_text(encoding="utf-8"))
+    data = json.loads(
+        resources.files("icl.evaluation.metrics").joinpath("coco_objects.json").read_text(encoding="utf-8")
+    )
     names = list(data["objects"])
     # the first, the last, and the number of categories of COCO
     assert (len(names), names[0], names[-1]) == (80, "person", "toothbrush")

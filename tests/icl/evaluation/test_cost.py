@@ -9,7 +9,7 @@ import torch
 
 from icl import testbed
 from icl.adapters import HyperICLConfig, attach
-from icl.evaluation.cost import STEPS, cost, greedy
+from icl.evaluation.cost import STEPS, cost, greedy_config
 
 L, D, MLP, V = 4, 64, 128, 82
 
@@ -80,7 +80,7 @@ def test_rank_adds_its_operations(model: Any) -> None:
 def test_greedy_keeps_what_is_not_about_drawing() -> None:
     config = testbed.load()[0].generation_config
     config.update(do_sample=True, temperature=0.3, num_beams=4, max_length=99)
-    made = greedy(config)
+    made = greedy_config(config)
     assert (made.do_sample, made.temperature, made.num_beams, made.max_length) == (False, None, 1, None)
     assert made.eos_token_id == config.eos_token_id
     assert config.do_sample

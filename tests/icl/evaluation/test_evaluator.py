@@ -13,11 +13,11 @@ from torch.nn.functional import layer_norm
 from icl import testbed
 from icl.adapters import HiFICLConfig, HyperICLConfig, attach, attached
 from icl.data.examples import Example
-from icl.evaluation.evaluator import Evaluation, Way
-from icl.evaluation.measured import Distances
+from icl.evaluation.evaluator import AnsweringMode, Evaluation
+from icl.evaluation.measurement import Distances
 from icl.evaluation.metrics.captions import bleu4, cider_d
-from icl.evaluation.metrics.scoring import METRICS, Score
-from icl.evaluation.result_tables import markdown
+from icl.evaluation.metrics.scoring import METRICS, MetricScore
+from icl.evaluation.result_tables import markdown_tables
 from icl.evaluation.results import Results
 from icl.prompts.collator import Collator
 from icl.testbed.accuracy import on_task
@@ -64,7 +64,9 @@ def test_score_is_the_share_that_the_testbed_counts(loaded: Any, rows: Any, exam
     model, processor = loaded
     for prompt, method in (("student", "zero-shot"), ("teacher", "k-shot")):
         right, total = on_task(model, processor, rows, prompt)
-        cell = Evaluation(model, processor, batch_size=7).measure("options", Way(method, examples, prompt=prompt))
+        cell = Evaluation(model, processor, batch_size=7).measure(
+            "options", AnsweringMode(method, examples, prompt=prompt)
+        )
         assert sum(cell.scores["exact"].rows or ()) == right
         assert cell.scores["exact"].value == right / total
         assert cell.ids == tuple(rows["id"])
@@ -73,19 +75,19 @@ def test_score_is_the_share_that_the_testbed_counts(loaded: Any, rows: Any, exam
 def test_adapter_answers_in_use_and_only_then(loaded: Any, examples: list[Example]) -> None:
     model, processor = loaded
     evaluation = Evaluation(model, processor)
-    plain = evaluation.measure("t", Way("zero-shot", examples))
+    plain = evaluation.measure("t", AnsweringMode("zero-shot", examples))
     adapters = attach(model, HiFICLConfig(), "virtual")
     with torch.no_grad():
         for p in adapters.parameters():
             p.normal_()
-    changed = evaluation.measure("t", Way("hificl", examples, adapter="virtual", teacher=examples[:4]))
-    again = Evaluation(model, processor).measure("t", Way("zero-shot", examples))
+    changed = evaluation.measure("t", AnsweringMode("hificl", examples, adapter="virtual", teacher=examples[:4]))
+    again = Evaluation(model, processor).measure("t", AnsweringMode("zero-shot", examples))
     assert again.answers == plain.answers != changed.answers
     assert changed.distances is not None
     assert adapters.active == ("virtual",)
     adapters.detach()
     with pytest.raises(ValueError, match="no adapters, and 'virtual'"):
-        evaluation.measure("t", Way("hificl", examples[:2], adapter="virtual"))
+        evaluation.measure("t", AnsweringMode("hificl", examples[:2], adapter="virtual"))
 
 
 def test_distances_are_those_of_the_layers_outputs(loaded: Any, examples: list[Example]) -> None:
@@ -133,34 +135,37 @@ def test_answers_end_where_the_template_ends_a_turn(loaded: Any, examples: list[
     """Also where the model's configuration does not know of it, as those of base models do not."""
     model, processor = loaded
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    said = [answer for _, answer in Evaluation(model, processor).answers(Way("k-shot", examples, prompt="teacher"))]
+    said = [
+        answer
+        for _, answer in Evaluation(model, processor).answers(AnsweringMode("k-shot", examples, prompt="teacher"))
+    ]
     assert said[:3] == [example.answer for example in examples[:3]]
 
 
 def test_answer_is_the_first_line(loaded: Any, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = Evaluation(*loaded)
     monkeypatch.setattr(evaluation.collator.tokenizer, "batch_decode", lambda *_, **__: [" \n a cat \nUser: what"] * 2)
-    assert [said for _, said in evaluation.answers(Way("zero-shot", examples[:2]))] == ["a cat"] * 2
+    assert [said for _, said in evaluation.answers(AnsweringMode("zero-shot", examples[:2]))] == ["a cat"] * 2
 
 
 def test_measured_once(loaded: Any, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = loaded
     sizes = generated(model, monkeypatch)
-    file, way = tmp_path / "out" / "results.json", Way("zero-shot", examples)
-    first = Evaluation(model, processor, Results(file)).measure("t", way)
+    file, mode = tmp_path / "out" / "results.json", AnsweringMode("zero-shot", examples)
+    first = Evaluation(model, processor, Results(file)).measure("t", mode)
     assert [size for size in sizes if size > 1] == [16, 4]  # of one prompt the costs are taken
     sizes.clear()
-    assert Evaluation(model, processor, Results(file)).measure("t", way) == first
+    assert Evaluation(model, processor, Results(file)).measure("t", mode) == first
     # another metric takes the answers that are there
-    both = Evaluation(model, processor, Results(file), metrics=("exact", "cider")).measure("t", way)
+    both = Evaluation(model, processor, Results(file), metrics=("exact", "cider")).measure("t", mode)
     assert not sizes
     assert set(both.scores) == {"exact", "cider"}
     assert both.scores["exact"] == first.scores["exact"]
-    assert len(Results(file).cells) == 1
+    assert len(Results(file).measurements) == 1
     # other prompts are another choice
     others = [*examples[:-1], replace(examples[-1], student=examples[-1].teacher)]
-    Evaluation(model, processor, Results(file)).measure("t", replace(way, examples=others))
-    assert len(Results(file).cells) == 2
+    Evaluation(model, processor, Results(file)).measure("t", replace(mode, examples=others))
+    assert len(Results(file).measurements) == 2
 
 
 def swapped(example: Example, other: Example) -> Example:
@@ -181,9 +186,9 @@ def test_change_in_the_middle_is_answered_anew(change: Any, loaded: Any, monkeyp
     rows = [Example.from_task(row) for row in load_split("last_block", "test").select(range(7))]
     rows = [replace(row, teacher=row.student) for row in rows]
     evaluation = Evaluation(*loaded, max_new_tokens=2)
-    evaluation.measure("t", Way("zero-shot", rows))
+    evaluation.measure("t", AnsweringMode("zero-shot", rows))
     other = change(rows[3], rows[5])
-    changed = Way("zero-shot", [*rows[:3], replace(other, teacher=other.student), *rows[4:]])
+    changed = AnsweringMode("zero-shot", [*rows[:3], replace(other, teacher=other.student), *rows[4:]])
     sizes = generated(loaded[0], monkeypatch)
     found = evaluation.measure("t", changed)
     assert 7 in sizes
@@ -195,10 +200,10 @@ def test_change_in_the_middle_is_answered_anew(change: Any, loaded: Any, monkeyp
 
 def test_reference_in_the_middle_is_scored_anew(loaded: Any, examples: list[Example]) -> None:
     evaluation = Evaluation(*loaded)
-    way = Way("k-shot", examples[:5], prompt="teacher", shots=16)
-    assert evaluation.measure("t", way).scores["exact"].rows == (1, 1, 1, 1, 1)
+    mode = AnsweringMode("k-shot", examples[:5], prompt="teacher", shots=16)
+    assert evaluation.measure("t", mode).scores["exact"].rows == (1, 1, 1, 1, 1)
     wrong = replace(examples[2], answer="lemon", references=("lemon",))
-    found = evaluation.measure("t", replace(way, examples=[*examples[:2], wrong, *examples[3:5]]))
+    found = evaluation.measure("t", replace(mode, examples=[*examples[:2], wrong, *examples[3:5]]))
     assert found.scores["exact"].rows == (1, 1, 0, 1, 1)
 
 
@@ -206,8 +211,8 @@ def test_reference_in_the_middle_is_scored_anew(loaded: Any, examples: list[Exam
 def test_other_settings_and_weights_are_another_choice(changed: str, loaded: Any, examples: list[Example]) -> None:
     model, processor = loaded
     adapters = attach(model, HyperICLConfig(), "a")
-    way = Way("hyper_icl", examples[:2], adapter="a")
-    first = Evaluation(model, processor).measure("t", way)
+    mode = AnsweringMode("hyper_icl", examples[:2], adapter="a")
+    first = Evaluation(model, processor).measure("t", mode)
     limit = 32
     if changed == "tokens":
         limit = 31
@@ -221,24 +226,24 @@ def test_other_settings_and_weights_are_another_choice(changed: str, loaded: Any
         values = list((model.model.text_model if changed == "base" else adapters).parameters())[-1]
         with torch.no_grad():
             values.view(-1)[len(values.view(-1)) // 2] += 1
-    assert Evaluation(model, processor, max_new_tokens=limit).measure("t", way).choice != first.choice
+    assert Evaluation(model, processor, max_new_tokens=limit).measure("t", mode).choice != first.choice
 
 
 def test_answers_are_kept_where_scoring_fails(
     loaded: Any, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> Score:
+    def fail(*_: Any) -> MetricScore:
         raise RuntimeError("no such object")
 
-    file, way = tmp_path / "results.json", Way("zero-shot", examples[:3])
+    file, mode = tmp_path / "results.json", AnsweringMode("zero-shot", examples[:3])
     with monkeypatch.context() as patch:
         patch.setattr("icl.evaluation.evaluator.METRICS", {**METRICS, "chair_i": fail})
         with pytest.raises(RuntimeError, match="no such object"):
-            Evaluation(*loaded, Results(file), metrics=("exact", "chair_i")).measure("t", way)
-    (kept,) = Results(file).cells
+            Evaluation(*loaded, Results(file), metrics=("exact", "chair_i")).measure("t", mode)
+    (kept,) = Results(file).measurements
     assert set(kept.scores) == {"exact"}
     sizes = generated(loaded[0], monkeypatch)
-    found = Evaluation(*loaded, Results(file), metrics=("exact", "chair_i")).measure("t", way)
+    found = Evaluation(*loaded, Results(file), metrics=("exact", "chair_i")).measure("t", mode)
     assert found.answers == kept.answers
     assert not sizes
 
@@ -252,35 +257,35 @@ def test_metric_that_lacks_references_is_told_before_an_answer(
         ([], "must have rows"),
     ):
         with pytest.raises(ValueError, match=message):
-            Evaluation(*loaded, metrics=("exact", "vqa")).measure("t", Way("zero-shot", rows))
+            Evaluation(*loaded, metrics=("exact", "vqa")).measure("t", AnsweringMode("zero-shot", rows))
     assert not sizes
 
 
 def test_distances_are_to_the_teacher_that_is_asked_for(loaded: Any, examples: list[Example]) -> None:
     evaluation = Evaluation(*loaded)
-    way = Way("zero-shot", examples[:3])
-    assert evaluation.measure("t", way).distances is None
+    mode = AnsweringMode("zero-shot", examples[:3])
+    assert evaluation.measure("t", mode).distances is None
     for teacher in (examples[:3], [replace(e, teacher=[*e.teacher[-5:]]) for e in examples[:3]]):
-        found = evaluation.measure("t", replace(way, teacher=teacher))
+        found = evaluation.measure("t", replace(mode, teacher=teacher))
         assert found.distances == evaluation.distances(teacher, None)
-        assert len(evaluation.results.cells) == 1
+        assert len(evaluation.results.measurements) == 1
 
 
 def test_second_choice_on_a_test_set_is_told(loaded: Any, examples: list[Example]) -> None:
     model, processor = loaded
     adapters = attach(model, HyperICLConfig(), "a")
     evaluation = Evaluation(model, processor)
-    way = Way("hyper_icl", examples[:4], adapter="a")
-    evaluation.measure("t", way)
+    mode = AnsweringMode("hyper_icl", examples[:4], adapter="a")
+    evaluation.measure("t", mode)
     assert [row["test_reads"] for row in evaluation.results.rows()] == [1]
-    assert "| once |" in markdown(evaluation.results.rows())
+    assert "| once |" in markdown_tables(evaluation.results.rows())
     with torch.no_grad():
         next(iter(adapters.parameters())).add_(1)
-    evaluation.measure("t", way)
+    evaluation.measure("t", mode)
     assert [row["test_reads"] for row in evaluation.results.rows()] == [2]
-    assert "| for 2 choices |" in markdown(evaluation.results.rows())
+    assert "| for 2 choices |" in markdown_tables(evaluation.results.rows())
     # another test set is another
-    evaluation.measure("t", replace(way, examples=examples[4:8]))
+    evaluation.measure("t", replace(mode, examples=examples[4:8]))
     assert [row["test_reads"] for row in evaluation.results.rows()] == [2]
 
 
@@ -288,17 +293,17 @@ def test_metrics_are_those_of_their_evaluators() -> None:
     said = ["a dog and a cat", "two red buses", "a man"]
     right = [["a dog on a couch", "a dog"], ["a bus"], ["a woman with a dog", "a person"]]
     assert METRICS["cider"](said, right).rows == tuple(cider_d(said, right))
-    assert METRICS["bleu4"](said, right) == Score(bleu4(said, right), None)
+    assert METRICS["bleu4"](said, right) == MetricScore(bleu4(said, right), None)
     # of dog, cat, bus and person the cat is in no reference
     assert METRICS["chair_s"](said, right).rows == (1, 0, 0)
-    assert METRICS["chair_i"](said, right) == Score(1 / 4, None)
+    assert METRICS["chair_i"](said, right) == MetricScore(1 / 4, None)
     assert METRICS["exact"](said, right).rows == (0, 0, 0)
     assert METRICS["vqa"](["dog"], [["dog"] * 3 + ["cat"] * 7]).value == pytest.approx(0.9)
 
 
 def test_file_has_each_answer(loaded: Any, examples: list[Example], tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    Evaluation(*loaded, Results(file)).measure("t", Way("k-shot", examples[:3], prompt="teacher", shots=16))
+    Evaluation(*loaded, Results(file)).measure("t", AnsweringMode("k-shot", examples[:3], prompt="teacher", shots=16))
     (found,) = json.loads(file.read_text())["cells"]
     assert found["answers"] == [example.answer for example in examples[:3]]
     assert not list(tmp_path.glob("*.tmp"))
@@ -321,4 +326,4 @@ def test_wrong_arguments(options: dict[str, Any], message: str, loaded: Any) -> 
 def test_example_without_an_answer_is_named(loaded: Any, examples: list[Example]) -> None:
     unknown = replace(examples[1], answer=None, references=())
     with pytest.raises(ValueError, match=f"1 of 2 rows have fewer: example {unknown.id} has 0"):
-        Evaluation(*loaded).measure("t", Way("zero-shot", [examples[0], unknown]))
+        Evaluation(*loaded).measure("t", AnsweringMode("zero-shot", [examples[0], unknown]))

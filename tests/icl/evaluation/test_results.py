@@ -15,13 +15,13 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from icl.evaluation.measured import Cell, Cost, Distances
-from icl.evaluation.metrics.scoring import Score
-from icl.evaluation.result_tables import columns_of, for_terminal, markdown
+from icl.evaluation.measurement import Cost, Distances, Measurement
+from icl.evaluation.metrics.scoring import MetricScore
+from icl.evaluation.result_tables import markdown_tables, parse_columns, terminal_tables
 from icl.evaluation.results import Results
 
 
-def cell(method: str, seed: int, *right: float, **more: Any) -> Cell:
+def cell(method: str, seed: int, *right: float, **more: Any) -> Measurement:
     zero = more.pop("zero_ms", 2.0)
     taken = Cost(10, more.pop("prefill", 1.0) * zero, 1.0, zero, 1.0, 4_000_000, 1000, 2000, None)
     values = {
@@ -29,9 +29,9 @@ def cell(method: str, seed: int, *right: float, **more: Any) -> Cell:
         "shots": 0, "strategy": None, "test": "t", "choice": f"{method} {seed}", "ids": ("x",) * len(right),
         "parameters": 0, "train_seconds": None, "note": None, "cost": taken, "distances": None,
     }  # fmt: skip
-    scores = {"exact": Score(sum(right) / len(right), right)}
+    scores = {"exact": MetricScore(sum(right) / len(right), right)}
     values = {**values, "method": method, "seed": seed, "answers": ("",) * len(right), "scores": scores, **more}
-    return Cell(**values)
+    return Measurement(**values)
 
 
 def test_intervals_are_for_seeds_where_there_are_some_else_for_examples(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_cost_is_compared_with_the_most_demonstrations() -> None:
     lines = list(csv.DictReader(io.StringIO(results.csv())))
     assert [line["method"] for line in lines] == ["zero-shot", "k-shot", "k-shot", "adapter"]
     assert lines[3]["prefill_of_zero_shot"] == "1.2"
-    assert "| adapter | 0 | 2,312 |" in markdown(results.rows())
-    assert "peak MB" not in markdown(results.rows())  # what is nowhere known has no column
+    assert "| adapter | 0 | 2,312 |" in markdown_tables(results.rows())
+    assert "peak MB" not in markdown_tables(results.rows())  # what is nowhere known has no column
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ import sys
 from dataclasses import replace
 from icl.evaluation.results import Results
 results = Results(sys.argv[1])
-first = results.cells[0]
+first = results.measurements[0]
 for i in range(int(sys.argv[3])):
     results.add(replace(first, method=f"{sys.argv[2]} {i}", choice=f"{sys.argv[2]} {i}"))
     print(i, flush=True)
@@ -132,10 +132,10 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     for process in processes:
         process.communicate(timeout=100)
     mine.add(cell("mine", 1, 1.0))
-    methods = [c.method for c in Results(file).cells]
+    methods = [c.method for c in Results(file).measurements]
     assert sorted(methods) == sorted(["mine", "mine", *(f"{name} {i}" for name in "ab" for i in range(40))])
     # what another process has measured is found
-    assert mine.find(Results(file).cells[5].key) is not None
+    assert mine.find(Results(file).measurements[5].key) is not None
 
 
 def test_killed_while_it_writes(tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
 def test_scores_of_two_processes_are_joined(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     first, second = Results(file), Results(file)
-    first.add(cell("a", 0, 1.0, scores={"exact": Score(1.0, (1.0,))}))
-    second.add(cell("a", 0, 1.0, scores={"vqa": Score(0.5, (0.5,))}))
-    (found,) = Results(file).cells
+    first.add(cell("a", 0, 1.0, scores={"exact": MetricScore(1.0, (1.0,))}))
+    second.add(cell("a", 0, 1.0, scores={"vqa": MetricScore(0.5, (0.5,))}))
+    (found,) = Results(file).measurements
     assert {name: score.value for name, score in found.scores.items()} == {"exact": 1.0, "vqa": 0.5}
 
 
@@ -175,7 +175,7 @@ def test_rows_of_two_models_are_apart() -> None:
     rows = results.rows()
     assert [row["model"] for row in rows] == ["small"] * 3 + ["large (2)"] * 3 + ["large (3)"] * 3
     assert [row["prefill_of_k_shot"] for row in rows] == [0.5, 1, 0.5, 0.125, 1, 0.125, 0.25, 1, 0.25]
-    assert "| large (3) | task | k-shot |" in markdown(rows)
+    assert "| large (3) | task | k-shot |" in markdown_tables(rows)
     assert "large (2)" in shown(rows, 120)
 
 
@@ -233,14 +233,14 @@ def test_distances_from_another_teacher_are_not_shown() -> None:
 def test_metric_that_only_some_seeds_have_is_no_mean() -> None:
     results = Results()
     results.add(cell("a", 0, 1.0))
-    results.add(cell("a", 1, 0.0, scores={"vqa": Score(0.5, (0.5,))}))
+    results.add(cell("a", 1, 0.0, scores={"vqa": MetricScore(0.5, (0.5,))}))
     (row,) = results.rows()
     assert (row["exact"], row["vqa"], row["seeds"]) == (None, 0.5, 1)
 
 
 def shown(rows: Any, width: int, columns: str = "") -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(for_terminal(rows, width, columns_of(columns) if columns else ()))
+    console.print(terminal_tables(rows, width, parse_columns(columns) if columns else ()))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -249,7 +249,7 @@ def results() -> Results:
     """As wide as they get."""
     results = Results()
     far = Distances(1.2345, 0.5, 0.01, "p")
-    scores = {name: Score(0.25, (0.0, 0.5)) for name in ("exact", "vqa", "cider")}
+    scores = {name: MetricScore(0.25, (0.0, 0.5)) for name in ("exact", "vqa", "cider")}
     for model in ("HuggingFaceM4/idefics2-8b", "testbed"):
         more = {"model": model, "scores": scores}
         results.add(cell("zero-shot", 0, 0.0, 1.0, distances=far, **more))
@@ -280,7 +280,7 @@ def test_columns_are_explained_where_they_stand(results: Results) -> None:
     for start in ("geodesic, L2: how far", "attention KL: Kullback", "test read: for how many", "prefill: time to"):
         assert start in wide
         assert start not in narrow
-        assert start in markdown(results.rows())
+        assert start in markdown_tables(results.rows())
 
 
 def test_columns_that_are_asked_for_are_shown(results: Results) -> None:
@@ -290,11 +290,11 @@ def test_columns_that_are_asked_for_are_shown(results: Results) -> None:
         " method" + " " * len(lines[1].split("┃")[2].removeprefix(" method")),
     ]
     with pytest.raises(ValueError, match=r"columns must be of model, task, method, .*, got 'exakt'"):
-        columns_of("method,exakt")
+        parse_columns("method,exakt")
 
 
 def test_markdown_keeps_its_columns() -> None:
     results = Results()
     results.add(cell("a|b", 0, 0.0, note="one\ntwo"))
-    lines = markdown(results.rows()).splitlines()
+    lines = markdown_tables(results.rows()).splitlines()
     assert [line.replace("\\|", "").count("|") for line in lines[:3]] == [lines[0].count("|")] * 3

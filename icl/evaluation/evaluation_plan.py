@@ -14,9 +14,9 @@ from icl.attention import load_model
 from icl.common.choices import Strategy
 from icl.common.configuration import meant
 from icl.data import LIST_COLUMNS, TEXT_COLUMNS, Examples
-from icl.evaluation.evaluator import Evaluation, Progress, Way
+from icl.evaluation.evaluator import AnsweringMode, Evaluation, Progress
 from icl.evaluation.metrics.scoring import METRICS, check_references
-from icl.evaluation.results import SHOTS, ZERO, Results
+from icl.evaluation.results import K_SHOT, ZERO_SHOT, Results
 from icl.training import (
     DemonstrationSettings,
     FileSplit,
@@ -30,7 +30,7 @@ from icl.training import (
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """Zero-shot, these numbers of demonstrations chosen by these strategies, and these adapters, on ``data``.
 
     Args:
@@ -65,7 +65,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Trained:
+class TrainedAdapter:
     """An adapter's folder, and what is told there."""
 
     folder: Path
@@ -98,7 +98,7 @@ class _Trained:
         return "last epoch, no dev set" if chosen is not None and chosen["by"] is None else None
 
 
-def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> None:
+def evaluate(plan: EvaluationPlan, results: Results, progress: Progress | None = None) -> None:
     """Measure what the plan asks for into ``results``; what is there already is not measured again.
 
     What can be wrong with files, rows and metrics is told before the model is loaded, and what can be wrong with a
@@ -142,15 +142,15 @@ def evaluate(plan: Plan, results: Results, progress: Progress | None = None) -> 
         evaluation.measure(plan.data, way, prompts[id(way.examples), way.prompt], progress)
 
 
-def _trained(folder: Path, name: str) -> _Trained:
+def _trained(folder: Path, name: str) -> TrainedAdapter:
     told = read_run(folder)
     if told is not None and not told["finished"]:
         raise ValueError(f"{folder} is not finished: run the same icl train again, it goes on there")
     read_config(folder)
-    return _Trained(folder, name, None if told is None else TrainingRun.from_dict(told["run"]), told or {})
+    return TrainedAdapter(folder, name, None if told is None else TrainingRun.from_dict(told["run"]), told or {})
 
 
-def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
+def _ways(plan: EvaluationPlan, split: Split, trained: list[TrainedAdapter]) -> Iterator[AnsweringMode]:
     """Zero-shot first."""
     seeds = plan.seeds or tuple(sorted({each.run.training.seed for each in trained if each.run})) or (0,)
     most = max(plan.shots)
@@ -163,8 +163,8 @@ def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
         for strategy in plan.strategies if shots else ("random",):
             # a seed that decides nothing is always the same
             for seed in seeds if split.depends_on_seed(shots, strategy) else (0,):
-                yield Way(
-                    SHOTS if shots else ZERO,
+                yield AnsweringMode(
+                    K_SHOT if shots else ZERO_SHOT,
                     examples(shots, strategy, seed),
                     prompt="teacher" if shots else "student",
                     shots=shots,
@@ -176,7 +176,7 @@ def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
     labels = _labels(trained)
     for each in trained:
         seed = seeds[0] if each.run is None else each.run.training.seed
-        yield Way(
+        yield AnsweringMode(
             labels[each.name],
             examples(0, "random", seed if split.depends_on_seed(0, "random") else 0),
             adapter=each.name,
@@ -189,9 +189,9 @@ def _ways(plan: Plan, split: Split, trained: list[_Trained]) -> Iterator[Way]:
         )
 
 
-def _labels(trained: list[_Trained]) -> dict[str, str]:
+def _labels(trained: list[TrainedAdapter]) -> dict[str, str]:
     """What each is called in a table: its method, and its folder where others of that name are not its other seeds."""
-    named: dict[str, list[_Trained]] = {}
+    named: dict[str, list[TrainedAdapter]] = {}
     for each in trained:
         named.setdefault(each.label, []).append(each)
     labels = {}

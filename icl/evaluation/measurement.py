@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
-from icl.evaluation.metrics.scoring import Score
+from icl.evaluation.metrics.scoring import MetricScore
 
-CellRow: TypeAlias = tuple[str, str, str, str, int, str | None]
-CellKey: TypeAlias = tuple[CellRow, int, str, str]
+RowKey: TypeAlias = tuple[str, str, str, str, int, str | None]
+MeasurementKey: TypeAlias = tuple[RowKey, int, str, str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Distances:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Measurement:
     """One way to answer one test set."""
 
     model: str
@@ -86,7 +86,7 @@ class Cell:
     """By name, what rows of a table must share to be compared, and seeds to be averaged."""
     ids: tuple[str, ...]
     answers: tuple[str, ...]
-    scores: Mapping[str, Score]
+    scores: Mapping[str, MetricScore]
     parameters: int
     train_seconds: float | None
     note: str | None
@@ -97,14 +97,16 @@ class Cell:
     def __post_init__(self) -> None:
         lengths = {len(self.ids), len(self.answers), *(len(s.rows) for s in self.scores.values() if s.rows is not None)}
         if len(lengths) > 1 or not self.ids:
-            raise ValueError(f"Cell: ids, answers and scores must have one entry an example, got {sorted(lengths)}")
+            raise ValueError(
+                f"Measurement: ids, answers and scores must have one entry an example, got {sorted(lengths)}"
+            )
 
     @property
-    def row(self) -> CellRow:
+    def row(self) -> RowKey:
         return self.model, self.base, self.task, self.method, self.shots, self.strategy
 
     @property
-    def key(self) -> CellKey:
+    def key(self) -> MeasurementKey:
         return self.row, self.seed, self.test, self.choice
 
 

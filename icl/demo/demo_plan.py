@@ -86,7 +86,7 @@ VECTORS = {
 
 
 @dataclass(frozen=True)
-class Job:
+class DemoJob:
     """Something that leaves a file of results. ``cost`` is about how many steps of training take as long."""
 
     kind: Kind
@@ -111,7 +111,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """How much of it is done.
 
     Args:
@@ -137,31 +137,31 @@ class Plan:
     def cut(self, trial: Trial) -> Trial:
         return trial if self.steps is None else dataclasses.replace(trial, steps=min(trial.steps, self.steps))
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[DemoJob]:
         """In the order of the page; those that need what others leave come last."""
-        return list(self._jobs())
+        return list(self._list_jobs())
 
-    def _jobs(self) -> Iterator[Job]:
+    def _list_jobs(self) -> Iterator[DemoJob]:
         for seed in self.seeds:
-            yield Job("selection", "strategies", "", seed, 400, (self.shots, self.queries))
+            yield DemoJob("selection", "strategies", "", seed, 400, (self.shots, self.queries))
         for task in dict.fromkeys(trial.task for trial in self.trials):
             for seed in self.seeds:
-                yield Job("base", "answers", task, seed, 100)
+                yield DemoJob("base", "answers", task, seed, 100)
         for trial in map(self.cut, self.trials):
             for seed in self.seeds:
                 yield _training("trial", trial, seed)
         for task in self.vector_tasks:
             for name in self.vectors:
                 for seed in self.seeds:
-                    yield Job("vector", name, task, seed, 60, VECTORS[name])
+                    yield DemoJob("vector", name, task, seed, 60, VECTORS[name])
         for trial in dict.fromkeys(self.ablated(ablation) for ablation in self.ablations):
             for seed in self.ablation_seeds:
                 yield _training("ablation", trial, seed)
         seed = self.seeds[0]
         for trial in map(self.cut, self.trials):
             if trial.name == "Hyper-ICL, CE" and trial.task in ("options", "last_block"):
-                yield Job("attention", trial.name, trial.task, seed, 30, trial)
-        yield Job("latency", "methods", "fixed_map", seed, 200, (self.rounds, tuple(self.methods().items())))
+                yield DemoJob("attention", trial.name, trial.task, seed, 30, trial)
+        yield DemoJob("latency", "methods", "fixed_map", seed, 200, (self.rounds, tuple(self.methods().items())))
 
     def ablated(self, ablation: Ablation) -> Trial:
         """What is trained for it: the same for two that do not differ in more than their names."""
@@ -183,13 +183,15 @@ def method_of(trial: Trial) -> str:
     return trial.name.partition(",")[0]
 
 
-def _training(kind: Kind, trial: Trial, seed: int) -> Job:
+def _training(kind: Kind, trial: Trial, seed: int) -> DemoJob:
     # prompts of these are the longest, with images among their words
     a_step = 2.0 if trial.task in ("last_block", "set_conflict") else 1.0
-    return Job(kind, trial.name, trial.task, seed, (20 + trial.steps) * a_step, trial)
+    return DemoJob(kind, trial.name, trial.task, seed, (20 + trial.steps) * a_step, trial)
 
 
-FULL = Plan()
-STANDARD = Plan("standard", seeds=(1,))
+FULL = DemoPlan()
+STANDARD = DemoPlan("standard", seeds=(1,))
 """One training of the base, and every trial as long as it takes. Marks are of three, which is for ``FULL`` to judge."""
-QUICK = Plan("quick", seeds=(1,), ablations=ABLATIONS[:4], ablation_seeds=(1,), steps=60, shots=(1, 4, 16), rounds=9)
+QUICK = DemoPlan(
+    "quick", seeds=(1,), ablations=ABLATIONS[:4], ablation_seeds=(1,), steps=60, shots=(1, 4, 16), rounds=9
+)

@@ -17,9 +17,9 @@ import torch
 
 from icl.adapters import AdapterConfig, Adapters, attach
 from icl.data import Example
-from icl.demo.plan import Job
+from icl.demo.demo_plan import DemoJob
 from icl.demo.selection import data_uri, selection
-from icl.evaluation import greedy
+from icl.evaluation import greedy_config
 from icl.prompts import Collator
 from icl.testbed import BASES, END, PreparedTask, TrialOutcome, load, load_examples, run_trial
 from icl.training import fit_examples
@@ -30,14 +30,14 @@ _READ, _CHOOSE = 100, 48
 BARE, SHOTS = "zero-shot", "16-shot"
 
 
-def work(folder: Path, jobs: Sequence[Job], advance: Callable[[Job, float], None]) -> None:
+def work(folder: Path, jobs: Sequence[DemoJob], advance: Callable[[DemoJob, float], None]) -> None:
     """Do them, each into its file as soon as it is done. ``advance`` is told how much of its cost a job has done."""
     torch.set_num_threads(1)
     grounds: dict[tuple[str, int], PreparedTask] = {}
     for job in jobs:
         done = 0.0
 
-        def more(cost: float, job: Job = job) -> None:
+        def more(cost: float, job: DemoJob = job) -> None:
             nonlocal done
             cost = min(cost, job.cost - done)
             done += cost
@@ -49,7 +49,7 @@ def work(folder: Path, jobs: Sequence[Job], advance: Callable[[Job, float], None
         more(job.cost)
 
 
-def write(folder: Path, job: Job, result: dict[str, Any]) -> None:
+def write(folder: Path, job: DemoJob, result: dict[str, Any]) -> None:
     """At once, or not at all."""
     file = file_of(folder, job)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def write(folder: Path, job: Job, result: dict[str, Any]) -> None:
     os.replace(draft, file)
 
 
-def read(folder: Path, job: Job) -> dict[str, Any] | None:
+def read(folder: Path, job: DemoJob) -> dict[str, Any] | None:
     """What the job has left, ``None`` if it is not done or was another then."""
     try:
         found = json.loads(file_of(folder, job).read_text(encoding="utf-8"))
@@ -68,11 +68,11 @@ def read(folder: Path, job: Job) -> dict[str, Any] | None:
     return result
 
 
-def file_of(folder: Path, job: Job) -> Path:
+def file_of(folder: Path, job: DemoJob) -> Path:
     return folder / "results" / f"{job.key}.json"
 
 
-def _do(job: Job, folder: Path, grounds: dict[tuple[str, int], PreparedTask], more: Advance) -> dict[str, Any]:
+def _do(job: DemoJob, folder: Path, grounds: dict[tuple[str, int], PreparedTask], more: Advance) -> dict[str, Any]:
     if job.kind == "selection":
         return selection(folder / "banks" / BASES[job.seed], job.seed, *job.what)
     if job.kind == "attention":
@@ -91,11 +91,11 @@ def _do(job: Job, folder: Path, grounds: dict[tuple[str, int], PreparedTask], mo
     return asdict(run_trial(job.what, job.seed, adapter_of(folder, job), lambda steps: more(steps * a_step), ground))
 
 
-def adapter_of(folder: Path, job: Job) -> Path:
+def adapter_of(folder: Path, job: DemoJob) -> Path:
     return folder / "adapters" / job.key
 
 
-def _vector(job: Job, ground: PreparedTask) -> TrialOutcome:
+def _vector(job: DemoJob, ground: PreparedTask) -> TrialOutcome:
     started = perf_counter()
     adapters = attach(ground.model, job.what)
     train, dev = (load_examples(job.task, split, job.seed) for split in ("train", "dev"))
@@ -107,10 +107,10 @@ def _vector(job: Job, ground: PreparedTask) -> TrialOutcome:
 
 
 @torch.no_grad()
-def _attention(job: Job, folder: Path) -> dict[str, Any]:
+def _attention(job: DemoJob, folder: Path) -> dict[str, Any]:
     """What the answer is read from, with and without the adapter, at an example that the adapter puts right."""
     model, processor = load(BASES[job.seed])
-    trained = adapter_of(folder, Job("trial", job.name, job.task, job.seed, 0))
+    trained = adapter_of(folder, DemoJob("trial", job.name, job.task, job.seed, 0))
     adapters = Adapters.from_pretrained(model, trained)
     collator = Collator(processor)
     kept: dict[str, Any] = {}
@@ -175,6 +175,6 @@ def _latency(seed: int, rounds: int, methods: Sequence[tuple[str, Sequence[Adapt
 
 
 def _answer(model: Any, inputs: Any) -> None:
-    config = greedy(model.generation_config)
+    config = greedy_config(model.generation_config)
     config.update(max_new_tokens=1)
     model.generate(**inputs, generation_config=config)
