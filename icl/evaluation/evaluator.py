@@ -124,7 +124,7 @@ class Evaluation:
         for example in (example for batch in _batches(examples, 1) for example in batch):
             written = self.collator.chat.prompts(example)[get_args(Role).index(prompt)]
             texts.append(self.collator.digest(written))
-            described.append((example.id, example.references, written.contents[-1] if written.asked else None))
+            described.append((example.id, example.references, written.contents[-1] if written.query_images else None))
         check_references(self.metrics, ((f"example {name}", references) for name, references, _ in described))
         ids, references, _ = zip(*described)
         return PromptDigests(digest(json.dumps(described)), digest(json.dumps(texts)), ids, references)

@@ -17,41 +17,44 @@ from icl.data import Example
 from icl.prompts.collator import IGNORED, Collator
 
 CollatedBatch = dict[str, Any]
+"""The dictionary that :class:`icl.prompts.Collator` makes."""
 _OF_TEACHER = ("teacher", "teacher_positions", "digest")
 
 
 class CollatedExamples(Dataset[CollatedBatch]):
-    """Examples as ``collator`` makes them, each a batch of its own, held in memory once made.
+    """Examples as ``collator`` makes them, each a batch of its own, held in memory from its first use on.
 
-    Several trainers can share one. ``ValueError`` for examples that change with the epoch, as those with random
-    demonstrations do.
+    Several trainers can share one.
+
+    Raises:
+        ValueError: the examples change with the epoch, as those with random demonstrations do.
     """
 
     def __init__(self, examples: Any, collator: Collator):
         if hasattr(examples, "set_epoch"):
             raise ValueError("CollatedExamples: examples must stay the same, and these change with the epoch")
         self.examples, self.collator = examples, collator
-        self._made: dict[int, CollatedBatch] = {}
+        self._batches: dict[int, CollatedBatch] = {}
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> CollatedBatch:
-        if index not in self._made:
-            self._made[index] = self.collator([self.examples[index]])
-        return self._made[index]
+        if index not in self._batches:
+            self._batches[index] = self.collator([self.examples[index]])
+        return self._batches[index]
 
 
 class BatchMerger:
-    """What ``collator`` would have made of all examples at once, from those of :class:`CollatedExamples`.
+    """Merge the batches of :class:`CollatedExamples` into what ``collator`` makes of all their examples at once.
 
-    Examples that are not collated yet are, and what it would not have made of the teacher's prompts is left out.
+    Examples that are not collated yet are, and what ``collator`` does not make of the teacher's prompts is left out.
 
     >>> from icl import testbed
     >>> rows, (_, processor) = testbed.load_task("options")["test"], testbed.load()
     >>> collator, examples = Collator(processor), [Example.from_task(row) for row in rows.select(range(3))]
-    >>> merged, wanted = BatchMerger(collator)(list(CollatedExamples(examples, collator))), collator(examples)
-    >>> all(torch.equal(value, merged["teacher"][name]) for name, value in wanted["teacher"].items())
+    >>> merged, at_once = BatchMerger(collator)(list(CollatedExamples(examples, collator))), collator(examples)
+    >>> all(torch.equal(value, merged["teacher"][name]) for name, value in at_once["teacher"].items())
     True
     """
 
@@ -59,28 +62,29 @@ class BatchMerger:
         self.collator = collator
 
     def __call__(self, items: Sequence[Example | CollatedBatch]) -> CollatedBatch:
-        parts = [self.collator([item]) if isinstance(item, Example) else item for item in items]
-        names = [name for name in parts[0] if self.collator.teacher or name not in _OF_TEACHER]
-        return {name: self._merged([part[name] for part in parts], name) for name in names}
+        batches = [self.collator([item]) if isinstance(item, Example) else item for item in items]
+        names = [name for name in batches[0] if self.collator.teacher or name not in _OF_TEACHER]
+        return {name: self._merge([batch[name] for batch in batches], name) for name in names}
 
-    def _merged(self, parts: Sequence[Any], name: str) -> Any:
-        if isinstance(parts[0], Mapping):
-            return {key: self._merged([part[key] for part in parts], key) for key in parts[0]}
-        if isinstance(parts[0], Tensor):
+    def _merge(self, values: Sequence[Any], name: str) -> Any:
+        if isinstance(values[0], Mapping):
+            return {key: self._merge([value[key] for value in values], key) for key in values[0]}
+        if isinstance(values[0], Tensor):
             fill = {"input_ids": self.collator.tokenizer.pad_token_id, "labels": IGNORED}.get(name, 0)
-            return _rows(parts, fill)
-        return [value for part in parts for value in part]
+            return _concatenate(values, fill)
+        return [item for value in values for item in value]
 
 
-def _rows(parts: Sequence[Tensor], fill: int) -> Tensor:
-    """One after the other, filled up behind to the longest: tokens, images of a row, and images and patches in a row.
+def _concatenate(tensors: Sequence[Tensor], fill: int) -> Tensor:
+    """Concatenate tensors, padded behind to the longest: tokens, images of a row, or images and patches in a row.
 
     Processors do no more to a batch than this, whatever the first axis is.
     """
-    shapes = {part.shape[1:] for part in parts}
-    if len(shapes) == 1:
-        return torch.cat(list(parts))
-    shape = [max(sizes) for sizes in zip(*shapes)]
-    missing = ([(0, size - own) for size, own in zip(shape, part.shape[1:])] for part in parts)
-    widths = [[width for both in reversed(each) for width in both] for each in missing]
-    return torch.cat([pad(part, by, value=fill) if any(by) else part for part, by in zip(parts, widths)])
+    shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
+    padded = []
+    for tensor in tensors:
+        missing = [size - own for size, own in zip(shape, tensor.shape[1:])]
+        # pad takes the last axis first, and of each how much is added before and behind
+        widths = [width for size in reversed(missing) for width in (0, size)]
+        padded.append(pad(tensor, widths, value=fill) if any(missing) else tensor)
+    return torch.cat(padded)

@@ -21,14 +21,14 @@ from transformers import ProcessorMixin
 
 from icl.common.files import digest
 from icl.data import Example
-from icl.prompts.chat_template import ChatPrompt, ChatTemplate, Role, common
+from icl.prompts.chat_template import ChatPrompt, ChatTemplate, Role, count_common
 
 IGNORED = -100
 """The label of a token that is not supervised."""
 
 
 class Collator:
-    """A list of :class:`icl.data.Example` as one batch for training, by the model's processor and chat template.
+    """Collate examples into one batch for training, by the model's processor and chat template.
 
     Args:
         processor: of any vision-language model of transformers, with a chat template.
@@ -36,14 +36,14 @@ class Collator:
         teacher: whether the teacher's prompts are wanted. Without them there is no ``teacher``, no
             ``teacher_positions`` and no ``digest``.
 
-    Gives a dictionary of
+    Calls return a dictionary of
 
     =====================  ==========================================================================================
     student, teacher       inputs of the model, padded on the right, with ``labels``: the answer's tokens and the one
                            that ends the turn, if the template has one, else -100
     student_positions      (B, S) where the tokens of query and answer are in ``student``, and 0 after the last
     teacher_positions      (B, S) where the same tokens are in ``teacher``
-    aligned                (B, S) which of these are tokens, and not filled up
+    aligned                (B, S) which of these are tokens, and not padding
     predicts               (B, S) after which of these comes a token of the answer: the first is the last of the
                            query, the only one where the answer is not known
     id                     of each example
@@ -51,8 +51,9 @@ class Collator:
                            what the teacher makes of it
     =====================  ==========================================================================================
 
-    ``ValueError`` names the example: a query among its own demonstrations (the same pixels or, without images, the same
-    text), prompts that do not end alike, an image that cannot be read, too many tokens.
+    Raises:
+        ValueError: it names the example. A query is among its own demonstrations (the same pixels or, without images,
+            the same text), prompts do not end alike, an image cannot be read, or there are too many tokens.
 
     >>> from icl import testbed
     >>> rows, (_, processor) = testbed.load_task("fixed_map")["test"], testbed.load()
@@ -77,82 +78,80 @@ class Collator:
         self.chat = ChatTemplate(processor)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        teachers, students = self._prompts(examples)
-        queries = self._queries(students)
+        teachers, students = self._write_prompts(examples)
+        queries = self._tokenize_queries(students)
         answers = [
-            [] if example.answer is None else self._continued(prompt.query, self.chat.answer(example, prompt))
+            [] if example.answer is None else self._tokenize_after(prompt.query, self.chat.answer(example, prompt))
             for example, prompt in zip(examples, students)
         ]
-        tails = torch.tensor([[len(query) + len(answer)] for query, answer in zip(queries, answers)])
-        starts = torch.tensor([[len(query) - 1] for query in queries])
+        lengths = torch.tensor([[len(query) + len(answer)] for query, answer in zip(queries, answers)])
+        first = torch.tensor([[len(query) - 1] for query in queries])
         steps = torch.tensor([[max(1, len(answer))] for answer in answers])
-        columns = torch.arange(int(tails.max()))
-        aligned = columns < tails
+        columns = torch.arange(int(lengths.max()))
+        aligned = columns < lengths
         batch: dict[str, Any] = {"id": [example.id for example in examples], "aligned": aligned}
-        batch["predicts"] = (columns >= starts) & (columns < starts + steps)
+        batch["predicts"] = (columns >= first) & (columns < first + steps)
         for role, prompts in (("teacher", teachers), ("student", students))[not self.teacher :]:
-            rows, inputs = self._inputs(examples, prompts, queries, answers, "right")
+            rows, inputs = self._make_inputs(examples, prompts, queries, answers, "right")
             ends = torch.tensor([[len(row)] for row in rows])
             inputs["labels"] = torch.full_like(inputs["input_ids"], IGNORED)
             for labels, row, answer in zip(inputs["labels"], rows, answers):
                 labels[len(row) - len(answer) : len(row)] = torch.tensor(answer)
             batch[role] = inputs
-            batch[f"{role}_positions"] = (ends - tails + columns) * aligned
+            batch[f"{role}_positions"] = (ends - lengths + columns) * aligned
             if role == "teacher":
-                reads = self.processor.image_processor.to_json_string()
-                batch["digest"] = [digest(repr((row, prompt.contents, reads))) for row, prompt in zip(rows, prompts)]
+                reading = self.processor.image_processor.to_json_string()
+                batch["digest"] = [digest(repr((row, prompt.contents, reading))) for row, prompt in zip(rows, prompts)]
         return batch
 
     def prompts(self, examples: Sequence[Example], which: Role = "student") -> dict[str, Any]:
-        """Inputs for ``generate``: the same tokens as in training up to the answer, padded on the left."""
+        """Return inputs for ``generate``: the same tokens as in training up to the answer, padded on the left."""
         if which not in get_args(Role):
             raise ValueError(f"prompts: which must be one of {', '.join(get_args(Role))}, got {which!r}")
-        prompts = self._prompts(examples)[get_args(Role).index(which)]
-        return self._inputs(examples, prompts, self._queries(prompts), [[] for _ in prompts], "left")[1]
+        prompts = self._write_prompts(examples)[get_args(Role).index(which)]
+        return self._make_inputs(examples, prompts, self._tokenize_queries(prompts), [[] for _ in prompts], "left")[1]
 
     def digest(self, prompt: ChatPrompt) -> str:
         """Return a digest of all that the model reads of a prompt: text, tokens, images and their processing."""
-        tokens = self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-        return digest(repr((prompt.text, tokens, prompt.contents, self.processor.to_json_string())))
+        return digest(
+            repr((prompt.text, self._tokenize(prompt.text), prompt.contents, self.processor.to_json_string()))
+        )
 
-    def _prompts(self, examples: Sequence[Example]) -> tuple[list[ChatPrompt], list[ChatPrompt]]:
+    def _write_prompts(self, examples: Sequence[Example]) -> tuple[list[ChatPrompt], list[ChatPrompt]]:
         if not examples:
             raise ValueError("Collator: examples must not be empty")
         pairs = [self.chat.prompts(example) for example in examples]
         return [teacher for teacher, _ in pairs], [student for _, student in pairs]
 
-    def _queries(self, prompts: Sequence[ChatPrompt]) -> list[list[int]]:
-        """The tokens of each query by itself."""
-        images = [prompt.images[len(prompt.images) - prompt.asked :] for prompt in prompts]
-        rows = _rows(self._process([prompt.query for prompt in prompts], images, begin=False))
-        # some processors begin every text with it, asked or not
-        bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
-        begun = [row[0] == bos_id and not prompt.query.startswith(bos) for row, prompt in zip(rows, prompts)]
-        return [row[1:] if begins else row for row, begins in zip(rows, begun)]
+    def _tokenize(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
 
-    def _continued(self, query: str, answer: str) -> list[int]:
-        """The tokens of a text that follows another, whose tokens stay as they are: they are what is answered."""
-        first, both, alone = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (query, query + answer, answer)
-        )
-        ids: list[int] = both[len(first) :] if both[: len(first)] == first else alone
-        return ids
+    def _tokenize_after(self, query: str, answer: str) -> list[int]:
+        """Return the tokens of an answer whose query's tokens stay as they are: they are what is answered."""
+        before, both = self._tokenize(query), self._tokenize(query + answer)
+        return both[len(before) :] if both[: len(before)] == before else self._tokenize(answer)
+
+    def _tokenize_queries(self, prompts: Sequence[ChatPrompt]) -> list[list[int]]:
+        """Return the tokens of each query by itself."""
+        texts = [prompt.query for prompt in prompts]
+        rows = _unpad(self._process(texts, [prompt.query_images for prompt in prompts], begin=False))
+        # Some processors begin every text with this token, asked or not.
+        bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
+        return [row[1:] if row[0] == bos_id and not text.startswith(bos) else row for row, text in zip(rows, texts)]
 
     def _process(self, texts: Sequence[str], images: Sequence[list[Image.Image]], begin: bool) -> dict[str, Any]:
-        """What the processor makes of texts; with the token that begins a prompt, if asked for."""
-        given: Any = list(texts)
-        nested: Any = list(images) if any(images) else None
-        if nested and not hasattr(self.processor, "image_token"):
-            # the first Idefics has texts and images in one list
-            given = [_interleaved(text.split(self.chat.image), shown) for text, shown in zip(texts, images)]
-            nested = None
-        options = {}
+        """Call the processor. ``begin`` asks for the token that begins a prompt."""
+        options: dict[str, Any] = {"text": list(texts), "images": list(images) if any(images) else None}
+        if any(images) and not hasattr(self.processor, "image_token"):
+            # The first Idefics has texts and images in one list.
+            pairs = [zip_longest(text.split(self.chat.image), own) for text, own in zip(texts, images)]
+            options = {"text": [[piece for pair in each for piece in pair if piece] for each in pairs], "images": None}
         if not begin or (self.tokenizer.bos_token and texts[0].startswith(self.tokenizer.bos_token)):
             options["add_special_tokens"] = False  # not twice: some templates write it, as apply_chat_template minds
-        out = self.processor(text=given, images=nested, padding=True, return_tensors="pt", **options)
-        return dict(out)
+        return dict(self.processor(**options, padding=True, return_tensors="pt"))
 
-    def _inputs(
+    def _make_inputs(
         self,
         examples: Sequence[Example],
         prompts: Sequence[ChatPrompt],
@@ -160,35 +159,38 @@ class Collator:
         answers: list[list[int]],
         side: Literal["left", "right"],
     ) -> tuple[list[list[int]], dict[str, Any]]:
-        """The tokens of prompts and answers, and the model's inputs."""
+        """Return the tokens of prompts and answers, and the model's inputs, padded on a side."""
         out = self._process([prompt.text for prompt in prompts], [prompt.images for prompt in prompts], begin=True)
-        written = _rows(out)
-        wanted = list(written)
-        apart = [i for i, query in enumerate(queries) if written[i][-len(query) :] != query]
+        processed = _unpad(out)
+        rows = list(processed)
+        # Where a prompt does not end with the query's own tokens, it is put together from its two parts.
+        apart = [i for i, query in enumerate(queries) if processed[i][-len(query) :] != query]
         if apart:
-            images = [prompts[i].images[: len(prompts[i].images) - prompts[i].asked] for i in apart]
-            for i, row in zip(apart, _rows(self._process([prompts[i].prefix for i in apart], images, begin=True))):
-                wanted[i] = row + queries[i]
-        sources, of_images = [], set(self.processor.image_token_ids)
-        for example, old, new, answer in zip(examples, written, wanted, answers):
-            counts = [sum(token in of_images for token in row) for row in (new, old)]
-            if counts[0] != counts[1]:
+            prefixes = [prompts[i].prefix for i in apart]
+            parts = self._process(prefixes, [prompts[i].prefix_images for i in apart], begin=True)
+            for i, row in zip(apart, _unpad(parts)):
+                rows[i] = row + queries[i]
+        sources, image_tokens = [], set(self.processor.image_token_ids)
+        for i, (example, answer) in enumerate(zip(examples, answers)):
+            own, whole = (sum(token in image_tokens for token in row) for row in (rows[i], processed[i]))
+            if own != whole:
                 raise ValueError(
                     f"example {example.id}: the processor must write a query's images alone as it does after others, "
-                    f"and makes {counts[0]} tokens of all images in one way and {counts[1]} in the other"
+                    f"and makes {own} tokens of all images in one way and {whole} in the other"
                 )
-            length = len(new) + len(answer)
-            if self.max_length is not None and length > self.max_length:
-                raise ValueError(f"example {example.id}: it has {length} tokens, and max_length is {self.max_length}")
             # An answer is text after the prompt: what holds for the prompt's last token holds for it.
-            sources.append(_sources(old, new) + [len(old) - 1] * len(answer))
-        rows = [row + answer for row, answer in zip(wanted, answers)]
-        return rows, self._lay_out(out, rows, sources, side)
+            sources.append(_match_tokens(processed[i], rows[i]) + [len(processed[i]) - 1] * len(answer))
+            rows[i] = rows[i] + answer
+            if self.max_length is not None and len(rows[i]) > self.max_length:
+                raise ValueError(
+                    f"example {example.id}: it has {len(rows[i])} tokens, and max_length is {self.max_length}"
+                )
+        return rows, self._pad(out, rows, sources, side)
 
-    def _lay_out(
+    def _pad(
         self, out: dict[str, Any], rows: list[list[int]], sources: list[list[int]], side: Literal["left", "right"]
     ) -> dict[str, Any]:
-        """The rows, padded, and all that the processor says of tokens, each taking it from its source.
+        """Pad the rows, and all that the processor says of tokens, which each token takes from its source.
 
         In training padding comes after: no token looks ahead, so none sees it, and the places of tokens, which models
         count from the left, are right without ``position_ids``. ``generate`` goes on at the end, and minds the places.
@@ -200,9 +202,9 @@ class Collator:
         inputs: dict[str, Any] = {"input_ids": ids}
         for i, span in enumerate(spans):
             ids[i, span] = torch.tensor(rows[i])
-        of_images = self.processor.image_processor.model_input_names
+        image_inputs = self.processor.image_processor.model_input_names
         for name, value in out.items():
-            if name in of_images or not isinstance(value, Tensor) or value.shape[:2] != out["input_ids"].shape:
+            if name in image_inputs or not isinstance(value, Tensor) or value.shape[:2] != out["input_ids"].shape:
                 inputs[name] = value
             elif name != "input_ids":
                 inputs[name] = value.new_zeros(len(rows), length, *value.shape[2:])
@@ -211,21 +213,17 @@ class Collator:
         return inputs
 
 
-def _rows(out: Mapping[str, Any]) -> list[list[int]]:
-    """Its tokens without padding."""
+def _unpad(out: Mapping[str, Any]) -> list[list[int]]:
+    """Return the tokens that a processor made, without padding."""
     return [ids[mask.bool()].tolist() for ids, mask in zip(out["input_ids"], out["attention_mask"])]
 
 
-def _interleaved(texts: Sequence[str], images: Sequence[Image.Image]) -> list[str | Image.Image]:
-    return [piece for pair in zip_longest(texts, images) for piece in pair if piece]
-
-
-def _sources(old: list[int], new: list[int]) -> list[int]:
-    """For each token of ``new`` the place of the token of ``old`` that it is.
+def _match_tokens(old: list[int], new: list[int]) -> list[int]:
+    """Return for each token of ``new`` the place of the token of ``old`` that it is.
 
     Both write the same text, and differ in a few tokens at the most: these are taken to be as the one before them.
     """
-    start = common([old, new])
-    end = common([old[start:][::-1], new[start:][::-1]])
+    start = count_common(old, new)
+    end = count_common(old[start:][::-1], new[start:][::-1])
     middle = [max(0, start - 1)] * (len(new) - start - end)
     return [*range(start), *middle, *range(len(old) - end, len(old))]

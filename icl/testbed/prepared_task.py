@@ -66,11 +66,11 @@ class ChunkedCollation(CollatedExamples):
     """Examples that are collated many at a time, which is faster than one by one."""
 
     def __getitem__(self, index: int) -> CollatedBatch:
-        if index not in self._made:
+        if index not in self._batches:
             start = index - index % _TOGETHER
             batch = self.collator(rows := self.examples[start : start + _TOGETHER])
-            self._made.update((start + i, _row(batch, i)) for i in range(len(rows)))
-        return self._made[index]
+            self._batches.update((start + i, _row(batch, i)) for i in range(len(rows)))
+        return self._batches[index]
 
 
 def _row(batch: CollatedBatch, i: int) -> CollatedBatch:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
-from icl.common.files import digest_file, read_json, write_text
+from icl.common.files import digest_file, read_json, write_json
 
 CHECKSUMS_FILE = "checksums.json"
 STATE_FILE = "trainer_state.json"
 # Trainer says nothing where one of these is missing, and goes on with other numbers.
 TO_GO_ON = ("optimizer.pt", "scheduler.pt", STATE_FILE)
-_NAME = re.compile(r"checkpoint-(\d+)")
-_BLOCK = 1 << 20
+_PREFIX = "checkpoint-"
 
 
 def seal(folder: str | Path) -> None:
     """Write the checksums of all files of a checkpoint that is complete."""
     folder = Path(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS_FILE)
-    checksums = {path.name: digest_file(path) for path in files}
-    write_text(folder / CHECKSUMS_FILE, json.dumps(checksums, indent=2) + "\n")
+    write_json(folder / CHECKSUMS_FILE, {path.name: digest_file(path) for path in files})
 
 
-def fault(folder: str | Path, needed: Sequence[str] = TO_GO_ON) -> str | None:
+def find_fault(folder: str | Path, needed: Sequence[str] = TO_GO_ON) -> str | None:
     """Return what is wrong with a checkpoint, or ``None`` if it is whole.
 
     It is whole if all its files have the checksums that were written after them, and those ``needed`` are among them:
@@ -45,21 +42,19 @@ def fault(folder: str | Path, needed: Sequence[str] = TO_GO_ON) -> str | None:
         return f"{CHECKSUMS_FILE} is damaged"
     for name in dict.fromkeys([*needed, *checksums]):
         try:
-            digest = digest_file(folder / name)
+            if digest_file(folder / name) != checksums.get(name):
+                return f"{name} is damaged"
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} cannot be read: {error}"
-        if digest != checksums.get(name):
-            return f"{name} is damaged"
     return None
 
 
-def list_checkpoints(folder: str | Path) -> Iterator[Path]:
-    """The checkpoints in a folder, whole or not, the newest first."""
-    folder = Path(folder)
-    names = [match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))] if folder.is_dir() else []
-    yield from (folder / match[0] for match in sorted(names, key=lambda match: -int(match[1])))
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints in a folder, whole or not, the newest first."""
+    steps = {path: path.name.removeprefix(_PREFIX) for path in Path(folder).glob(f"{_PREFIX}*")}
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: -int(steps[path]))
 
 
 def find_newest_whole(folder: str | Path) -> tuple[Path | None, dict[Path, str]]:
@@ -69,20 +64,19 @@ def find_newest_whole(folder: str | Path) -> tuple[Path | None, dict[Path, str]]
     """
     faults: dict[Path, str] = {}
     for checkpoint in list_checkpoints(folder):
-        reason = fault(checkpoint)
-        if reason is None and (best := best_of(checkpoint)) not in (None, checkpoint):
-            missing = fault(best)
-            reason = None if missing is None else f"the best until then, {best.name}, is not whole: {missing}"
+        reason = find_fault(checkpoint)
+        if reason is None and (best := find_best(checkpoint)) not in (None, checkpoint) and (fault := find_fault(best)):
+            reason = f"the best until then, {best.name}, is not whole: {fault}"
         if reason is None:
             return checkpoint, faults
         faults[checkpoint] = reason
     return None, faults
 
 
-def best_of(checkpoint: Path) -> Path | None:
+def find_best(checkpoint: Path) -> Path | None:
     """Return the checkpoint beside a whole one that was the best when it was saved, if any was."""
     step = read_json(checkpoint / STATE_FILE)["best_global_step"]
-    return None if step is None else checkpoint.with_name(f"checkpoint-{step}")
+    return None if step is None else checkpoint.with_name(f"{_PREFIX}{step}")
 
 
 def prune(folder: str | Path) -> None:
@@ -90,10 +84,8 @@ def prune(folder: str | Path) -> None:
 
     Two, so that there is another to go on from if one is damaged.
     """
-    kept: set[Path] = set()
-    whole = (checkpoint for checkpoint in list_checkpoints(folder) if fault(checkpoint) is None)
-    for checkpoint, _ in zip(whole, range(2)):
-        kept |= {checkpoint} | ({best} if (best := best_of(checkpoint)) else set())
+    newest = list(islice((path for path in list_checkpoints(folder) if find_fault(path) is None), 2))
+    needed = {*newest, *map(find_best, newest)}
     for checkpoint in list_checkpoints(folder):
-        if checkpoint not in kept:
+        if checkpoint not in needed:
             shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,19 +1,19 @@
-"""The folder of a run: what run.json says of it, one process at a time, and whether it still is what was asked for."""
+"""The folder of a run: its record in run.json, one process at a time, and whether it still is what was asked for.
+
+A folder is never written over: what is there already either is the same run, which goes on or is finished, or an error.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from icl.adapters import CONFIG_FILE, WEIGHTS_FILE
 from icl.common.configuration import brief
-from icl.common.files import digest_file, read_json, same_format, write_text
+from icl.common.files import digest_file, locked, read_json, same_format, write_json
 from icl.training.checkpoints import CHECKSUMS_FILE, list_checkpoints
 from icl.training.run_configuration import TrainingRun
 
@@ -50,7 +50,8 @@ def read_run(folder: str | Path) -> dict[str, Any] | None:
 
 
 def write_run(record: Mapping[str, Any], folder: Path) -> None:
-    write_text(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    """Write run.json as a whole or not at all."""
+    write_json(folder / RUN_FILE, record)
 
 
 @contextlib.contextmanager
@@ -60,25 +61,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Checkpoints that were never begun, and a folder that was made in vain, are taken away at the end. ``ValueError`` if
     another process is at work there.
     """
-    made = not folder.exists()
-    checkpoints = folder / CHECKPOINTS
+    is_new, checkpoints = not folder.exists(), folder / CHECKPOINTS
     checkpoints.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(checkpoints / LOCK_FILE, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(
-            f"{folder}: another process is training into it: wait for it, or name another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        if not any(list_checkpoints(checkpoints)):
-            (checkpoints / LOCK_FILE).unlink(missing_ok=True)
-            _remove_if_empty(checkpoints)
-        if made:
-            _remove_if_empty(folder)
-        lock.release()
+    busy = ValueError(f"{folder}: another process is training into it: wait for it, or name another folder")
+    with locked(checkpoints / LOCK_FILE, 0, busy):
+        try:
+            yield
+        finally:
+            if not list_checkpoints(checkpoints):
+                (checkpoints / LOCK_FILE).unlink(missing_ok=True)
+                _remove_if_empty(checkpoints)
+            if is_new:
+                _remove_if_empty(folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -95,29 +89,31 @@ def remove_checkpoints(folder: Path) -> None:
 def find_record(run: TrainingRun, digests: Mapping[str, str | None], folder: Path) -> dict[str, Any] | None:
     """Return the record of a run that is finished in a folder or can go on there, or ``None`` if nothing is there.
 
-    ``ValueError`` if what is there would be lost or mixed: another run, the same of other data or another model, an
-    adapter that is not the one that was learned, an adapter or checkpoints that nothing is known of.
+    Raises:
+        ValueError: what is there would be lost or mixed. It is another run, the same of other data or another model, an
+            adapter that is not the one that was learned, or an adapter or checkpoints that nothing is known of.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out must be a folder, and {folder} is a file")
     record = read_run(folder)
-    checkpoints = [path for path in list_checkpoints(folder / CHECKPOINTS) if (path / CHECKSUMS_FILE).exists()]
+    checkpoints = list_checkpoints(folder / CHECKPOINTS)
+    adapter = digest_adapter(folder)
     if record is None:
-        if checksums := adapter_checksums(folder):
+        if adapter:
             raise ValueError(
-                f"{folder} holds an adapter ({', '.join(checksums)}) without {RUN_FILE}: name another folder"
+                f"{folder} holds an adapter ({', '.join(adapter)}) without {RUN_FILE}: name another folder"
             )
-        if any(list_checkpoints(folder / CHECKPOINTS)):
+        if checkpoints:
             raise ValueError(f"{folder / CHECKPOINTS} holds checkpoints of something else: name another folder")
         return None
-    if not record["finished"] and not checkpoints:
+    if not record["finished"] and not any((path / CHECKSUMS_FILE).exists() for path in checkpoints):
         return None  # it came to nothing, whatever it was
-    if differences := sorted(_differences(record["run"], run.to_dict())):
+    if differences := sorted(_compare(record["run"], run.to_dict())):
         raise ValueError(f"{folder} holds another run, which differs in {', '.join(differences)}: name another folder")
     check_unchanged(record, run, digests, folder)
-    if record["finished"] and (known := record.get("files")) and known != adapter_checksums(folder):
+    if record["finished"] and (files := record.get("files")) and files != adapter:
         raise ValueError(
-            f"{folder}: {' or '.join(known)} is missing or not what was learned: put it back, or name another folder"
+            f"{folder}: {' or '.join(files)} is missing or not what was learned: put it back, or name another folder"
         )
     return record
 
@@ -125,8 +121,8 @@ def find_record(run: TrainingRun, digests: Mapping[str, str | None], folder: Pat
 def check_unchanged(
     record: Mapping[str, Any], run: TrainingRun, digests: Mapping[str, str | None], folder: Path
 ) -> None:
-    """``ValueError`` if data or the model are not those that a run was begun with."""
-    known = record.get("digests", {})
+    """Raise ``ValueError`` if data or the model are not those that a run was begun with."""
+    before = record.get("digests", {})
     sources = {
         "train": run.data.train,
         "dev": run.data.dev,
@@ -134,9 +130,7 @@ def check_unchanged(
         "demonstrations": f"what bank {run.data.bank} chooses",
         "model": f"model {run.model}",
     }
-    if changed := [
-        str(sources[name]) for name, digest in digests.items() if digest and known.get(name, digest) != digest
-    ]:
+    if changed := [str(sources[name]) for name, own in digests.items() if own and before.get(name, own) != own]:
         what = "an adapter that was learned from" if record["finished"] else "a run that was begun with"
         raise ValueError(
             f"{folder} holds {what} other data: {', '.join(changed)} changed since. Name another folder, or delete "
@@ -144,14 +138,15 @@ def check_unchanged(
         )
 
 
-def _differences(a: Any, b: Any, name: str = "") -> Iterator[str]:
+def _compare(a: Any, b: Any, name: str = "") -> Iterator[str]:
+    """Yield the names of the fields in which two nested dictionaries differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in {*a, *b}:
-            yield from _differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+            yield from _compare(a.get(key), b.get(key), f"{name}.{key}" if name else key)
     elif a != b:
         yield name
 
 
-def adapter_checksums(folder: Path) -> dict[str, str]:
+def digest_adapter(folder: Path) -> dict[str, str]:
     """Return the checksums of the files of the adapter in a folder, as far as they are there."""
     return {name: digest_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE) if (folder / name).exists()}

@@ -1,4 +1,7 @@
-"""A part of a data set to train on or to be tested by: rows of a file, or a split of one of the testbed's tasks."""
+"""A part of a dataset to train on or to be tested by: rows of a file, or a split of a named source such as the testbed.
+
+A :class:`Split` makes examples of its rows, with demonstrations before each, and says what tells it from other data.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -20,8 +23,7 @@ from icl.common.sources import find_source
 from icl.data import Example, Examples, Records, refuse_overlap
 
 if TYPE_CHECKING:
-    from icl.bank import Queries
-
+    from icl.bank import AnchorBank, Queries
 
 SHOTS = 8
 """Demonstrations where their number is not told, Hyper-ICL's for Idefics2."""
@@ -29,7 +31,7 @@ SHOTS = 8
 
 @dataclass(frozen=True)
 class DemonstrationSettings:
-    """What is shown before a query, and how it is asked.
+    """How a query is asked, and where demonstrations before it come from.
 
     Args:
         pool: rows that demonstrations are taken from.
@@ -49,17 +51,18 @@ def open_split(name: str, split: str, demonstrations: DemonstrationSettings) -> 
 
     Of a task ``split`` is taken, unless another is named: "testbed:options/dev".
     """
-    found = find_source(name) if ":" in name else None
-    if found is None:
-        return FileSplit(name, demonstrations)
-    source, rest = found
-    return cast("Split", source.open_split(rest, split))
+    if ":" in name and (named := find_source(name)) is not None:
+        source, rest = named
+        return cast("Split", source.open_split(rest, split))
+    return FileSplit(name, demonstrations)
 
 
 class Split(ABC):
+    """Rows of a dataset, and the examples that are made of them."""
+
     @abstractmethod
     def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> Examples:
-        """With so many demonstrations for the teacher, or as many as is usual."""
+        """Return examples with so many demonstrations for the teacher, or as many as is usual."""
 
     @abstractmethod
     def digest(self, seed: int) -> str:
@@ -67,15 +70,15 @@ class Split(ABC):
 
     @abstractmethod
     def depends_on_seed(self, shots: int, strategy: Strategy) -> bool:
-        """Whether the seed decides anything."""
+        """Return whether the seed decides anything."""
 
     @abstractmethod
     def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
-        """Where each row is, for messages, and all answers that count as right."""
+        """Yield where each row is, for messages, and all answers that count as right."""
 
     @abstractmethod
     def settings(self, shots: int) -> dict[str, str]:
-        """By name, what decides the prompts of every seed."""
+        """Return by name what decides the prompts of every seed."""
 
     @abstractmethod
     def refuse_overlap(self) -> None:
@@ -83,41 +86,37 @@ class Split(ABC):
 
 
 class FileSplit(Split):
+    """The rows of a file or folder (:class:`icl.data.Records`), with demonstrations of a pool before each."""
+
     def __init__(self, source: str, demonstrations: DemonstrationSettings):
         self.source, self.demonstrations = source, demonstrations
         self.records = Records(source)
 
     @cached_property
     def pool(self) -> Records:
+        """The rows that demonstrations are taken from."""
         # the same object where it is the same file: then rows are in the bank, and no query is shown to itself
         pool = self.demonstrations.pool
         return self.records if pool in (None, self.source) else Records(str(pool))
 
     def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> DemonstratedRecords:
+        """Return the rows with demonstrations of the pool. ``ValueError`` for a strategy that lacks its bank."""
         settings, shots = self.demonstrations, SHOTS if shots is None else shots
-        bank = queries = None
-        if shots and strategy != "random":
+        options: dict[str, Any] = {"seed": seed, "system": settings.system, "prompt": settings.prompt}
+        if not shots:
+            return DemonstratedRecords(self.records, self.records, 0, strategy, **options)
+        if strategy != "random":
             if settings.bank is None:
                 raise ValueError(
                     f"bank must be given for the strategy {strategy}: icl bank build makes one of the pool"
                 )
             from icl.bank import AnchorBank
 
-            bank = AnchorBank.open(settings.bank)
-            queries = None if self.pool is self.records else self._queries(bank)
-        return DemonstratedRecords(
-            self.records,
-            self.pool if shots else self.records,
-            shots,
-            strategy,
-            bank=bank,
-            queries=queries,
-            seed=seed,
-            system=settings.system,
-            prompt=settings.prompt,
-        )
+            options["bank"] = bank = AnchorBank.open(settings.bank)
+            options["queries"] = None if self.pool is self.records else self._read_queries(bank)
+        return DemonstratedRecords(self.records, self.pool, shots, strategy, **options)
 
-    def _queries(self, bank: Any) -> Queries:
+    def _read_queries(self, bank: AnchorBank) -> Queries:
         from icl.bank import Embedder, Queries
 
         embedder = None if bank.meta.embedder is None else Embedder(bank.meta.embedder)
@@ -126,19 +125,23 @@ class FileSplit(Split):
         return dataclasses.replace(queries, ids=None)
 
     def digest(self, seed: int) -> str:
+        """Return a digest of all rows, with the content of their images; the seed decides nothing of them."""
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
-        return digest_of(self.records)
+        return digest_records(self.records)
 
     def depends_on_seed(self, shots: int, strategy: Strategy) -> bool:
+        """Return whether demonstrations are drawn."""
         return shots > 0 and strategy == "random"
 
     def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yield file and line of each row, and all answers that count as right."""
         return ((self.records.where(row), self.records[row].references) for row in range(len(self.records)))
 
     def settings(self, shots: int) -> dict[str, str]:
+        """Return digests of data and pool, the prompt and the system's message."""
         prompt, system = self.demonstrations.prompt, self.demonstrations.system
         settings = {"data": self.digest(0), "prompt": prompt, "system": system or ""}
         # Of the pool, which may be large, no image is read for this.
@@ -146,41 +149,36 @@ class FileSplit(Split):
         return settings | pool
 
     def refuse_overlap(self) -> None:
+        """Raise ``ValueError`` if rows of the pool ask what rows of this set ask."""
         refuse_overlap(self.records, self.pool, self.demonstrations.prompt)
 
 
-def digest_of(records: Records) -> str:
+def digest_records(records: Records) -> str:
     """Return a digest of all rows: ids, fields, answers and the bytes of images, whatever these are called.
 
     An image is read once, however many rows have it.
     """
-    described: list[Any] = []
-    files: dict[str, Future[str]] = {}
-    with ThreadPoolExecutor() as pool:
-        for row in range(len(records)):
-            record = records[row]
-            for image in record.images:
-                if isinstance(image, str) and image not in files:
-                    files[image] = pool.submit(digest_file, image)
-            images = [image if isinstance(image, str) else digest(image) for image in record.images]
-            described.append([record.id, sorted(record.fields.items()), record.answer, record.references, images])
-    for row in described:
-        row[-1] = [files[image].result() if image in files else image for image in row[-1]]
-    return digest(json.dumps(described))
+    rows: list[list[Any]] = []
+    files: dict[str, None] = {}
+    for record in (records[row] for row in range(len(records))):
+        files |= dict.fromkeys(image for image in record.images if isinstance(image, str))
+        images = [image if isinstance(image, str) else digest(image) for image in record.images]
+        rows.append([record.id, sorted(record.fields.items()), record.answer, record.references, images])
+    with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+        digests = dict(zip(files, threads.map(digest_file, files)))
+    return digest(json.dumps([[*row, [digests.get(image, image) for image in images]] for *row, images in rows]))
 
 
 def sample(examples: Examples, count: int | None, seed: int) -> Examples:
-    """So many of them, drawn by the seed, or all."""
+    """Return so many of the examples, drawn by the seed, or all. ``ValueError`` if there are not as many."""
     if count is None:
         return examples
     if not 1 <= count <= len(examples):
         raise ValueError(f"samples must be from 1 to {len(examples)}, the rows of the training set, got {count}")
     rows = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
-    return (
-        SampledExamples(examples, rows)
-        if isinstance(examples, DemonstratedRecords)
-        else [examples[row] for row in rows]
-    )
+    if isinstance(examples, DemonstratedRecords):
+        return SampledExamples(examples, rows)
+    return [examples[row] for row in rows]
 
 
 class SampledExamples:

@@ -16,7 +16,8 @@ from icl.data.examples import Example
 from icl.losses.objective import Objective
 from icl.prompts.collator import Collator
 from icl.testbed.tasks import load_split
-from icl.training.trainer import DistillTrainer, training_arguments
+from icl.training.arguments import training_arguments
+from icl.training.trainer import DistillTrainer
 
 ALL = Objective(ce=0.5, anchor=1.0, alignment=0.5, relational=0.25, contrastive=0.1, logits=0.3, attention=0.2)
 PER_TOKEN = replace(ALL, relational=0.0, contrastive=0.0)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from icl.testbed import images
 from icl.testbed.vocabulary import WORDS
-from icl.training.checkpoints import fault, find_newest_whole, list_checkpoints
+from icl.training.checkpoints import find_fault, find_newest_whole, list_checkpoints
 from icl.training.execution import train
 from icl.training.run_configuration import TrainingRun
 from tests.icl.trainers import examples, start, trainer
@@ -183,8 +183,8 @@ def test_goes_on_after_a_kill_in_the_middle_of_a_checkpoint(here: Path) -> None:
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     first, second = sorted(list_checkpoints("killed/checkpoints"))
-    assert fault(first) is None
-    assert fault(second) is not None
+    assert find_fault(first) is None
+    assert find_fault(second) is not None
     steps: list[int] = []
     train(described(), "killed", lambda step, total, dev: steps.append(step))
     assert steps == [3, 4, 5, 6, 7, 8]

@@ -22,8 +22,9 @@ from icl.adapters import HiFICLConfig, HyperICLConfig, MimICConfig, attach
 from icl.attention.internals import CHECKPOINTING
 from icl.losses.objective import Objective, QueryTokens
 from icl.prompts.collator import Collator
+from icl.training.arguments import training_arguments
 from icl.training.teacher import Teacher
-from icl.training.trainer import LOSSES_FILE, DistillTrainer, answer_accuracy, training_arguments
+from icl.training.trainer import LOSSES_FILE, DistillTrainer, answer_accuracy
 from tests.icl import processors
 from tests.icl.trainers import (
     ALL,
