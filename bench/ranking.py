@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from icl.bank import AnchorBank, HyperbolicLift, Queries, select
-from icl.bank.embedding.lift import disjoint_batches, fit_lift
+from icl.bank.embedding.lift_fitting import disjoint_batches, fit_lift
 from icl.common.choices import Strategy
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -100,7 +100,7 @@ def ancestors_at(hierarchy: Hierarchy, depth: int) -> Tensor:
 
 
 def linear_head(embeddings: Tensor, pairs: Tensor, groups: Tensor, epochs: int, seed: int) -> nn.Linear:
-    """What ``icl.bank.embedding.lift.fit`` does, with cosines in the place of distances."""
+    """What ``icl.bank.fit_lift`` does, with cosines in the place of distances."""
     generator = torch.Generator().manual_seed(seed)
     head = nn.Linear(embeddings.shape[1], DIM, bias=False)
     nn.init.orthogonal_(head.weight, gain=sqrt(embeddings.shape[1] / DIM), generator=generator)

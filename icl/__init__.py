@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from icl.attention import load_model as load_model
     from icl.bank import AnchorBank as AnchorBank
     from icl.bank import BankError as BankError
+    from icl.bank import BankSelection as BankSelection
     from icl.bank import DemonstratedRecords as DemonstratedRecords
     from icl.bank import Embedder as Embedder
     from icl.bank import HyperbolicLift as HyperbolicLift

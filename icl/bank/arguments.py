@@ -1,4 +1,4 @@
-"""Checks of numbers that come from outside, with errors that name the argument."""
+"""Checks of arguments from outside: each returns the value as the bank uses it, or raises an error that names it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from icl.bank.schema import BankError
 
 
-def whole(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int) -> int:
     """Return a whole number that is at least ``least``. ``BankError`` for others, floats and booleans.
 
-    >>> whole("k", 3, 1)
+    >>> whole_number("k", 3, 1)
     3
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -26,26 +26,15 @@ def whole(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def finite(name: str, value: Any) -> float:
-    """Return a finite number as a float. ``BankError`` for others."""
-    if not math.isfinite(number := _number(value)):
-        raise BankError(f"{name} must be a finite number, got {value!r}")
-    return number
-
-
-def positive(name: str, value: Any) -> float:
-    """Return a positive finite number as a float. ``BankError`` for others."""
-    if not 0 < (number := _number(value)) < math.inf:
-        raise BankError(f"{name} must be a positive finite number, got {value!r}")
-    return number
-
-
-def _number(value: Any) -> float:
-    """Return a float, NaN for what is no number."""
+def finite_number(name: str, value: Any, positive: bool = False) -> float:
+    """Return a finite number as a float, above 0 where it must be ``positive``. ``BankError`` for others."""
     try:
-        return math.nan if isinstance(value, bool | str | bytes) else float(value)
+        number = math.nan if isinstance(value, bool | str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError):
-        return math.nan
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        raise BankError(f"{name} must be a {'positive ' if positive else ''}finite number, got {value!r}")
+    return number
 
 
 def row_numbers(rows: Tensor | Sequence[int], count: int) -> Tensor:
@@ -64,12 +53,12 @@ def row_numbers(rows: Tensor | Sequence[int], count: int) -> Tensor:
         raise BankError(f"rows must be row numbers, got {numbers.dtype}")
     least, most = int(numbers.min()), int(numbers.max())
     if least < 0 or most >= count:
-        some = f"from 0 to {count - 1}" if count else "none, because the bank is empty"
-        raise BankError(f"rows must be {some}, got {least} to {most}")
+        domain = f"from 0 to {count - 1}" if count else "none, because the bank is empty"
+        raise BankError(f"rows must be {domain}, got {least} to {most}")
     return numbers.long()
 
 
-def finite_points(query: Any, dim: int) -> Tensor:
+def query_points(query: Any, dim: int) -> Tensor:
     """Return query points (N, dim) in float32 on the CPU. ``BankError`` for another shape, NaN, infinities."""
     if not isinstance(query, Tensor) or query.is_complex() or query.dtype == torch.bool:
         got = query.dtype if isinstance(query, Tensor) else type(query).__name__
@@ -77,7 +66,6 @@ def finite_points(query: Any, dim: int) -> Tensor:
     if query.dim() != 2 or query.shape[1] != dim:
         raise BankError(f"search: query must have shape (N, {dim}), got {tuple(query.shape)}")
     points = query.detach().to("cpu", torch.float32)
-    bad = (~points.isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise BankError(f"search: query must be finite in float32, and row {bad[0]} is not")
+    if len(infinite := (~points.isfinite().all(1)).nonzero()):
+        raise BankError(f"search: query must be finite in float32, and row {infinite[0].item()} is not")
     return points

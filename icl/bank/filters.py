@@ -1,8 +1,8 @@
-"""SQL conditions on the columns of a bank, checked before they reach the storage.
+"""SQL conditions on the columns of a bank, checked before they reach Lance.
 
-The storage takes text in double quotes for a literal, and any expression for a condition. So ``"task" != 'vqa'``
-compares two constants, is true for every row, and deletes all of them. Here a condition is refused unless every
-comparison in it names a column.
+Lance takes text in double quotes for a literal, and any expression for a condition. So ``"task" != 'vqa'`` compares two
+constants, is true for every row, and deletes all of them. Here a condition is refused unless every comparison in it
+names a column.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def check(condition: str | None, columns: Collection[str]) -> str:
     if not isinstance(condition, str):
         raise BankError(f"where must be an SQL condition as text, got {type(condition).__name__}")
     refused = f"cannot filter by {condition or 'nothing'}"
-    tokens = [_Token(match.lastgroup, match[0]) for match in _TOKEN.finditer(condition)]
+    tokens = [_Token(match.lastgroup, match[0]) for match in _TOKEN.finditer(condition) if match.lastgroup != "space"]
     for token in tokens:
         if token.kind == "double":
             raise BankError(
@@ -82,37 +82,38 @@ def check(condition: str | None, columns: Collection[str]) -> str:
             )
         if token.kind == "comment" or token.is_word(*_REFUSED):
             raise BankError(f"{refused}: {token.value} has no place there")
-    tokens = [token for token in tokens if token.kind != "space"]
     if not _is_balanced(tokens):
         raise BankError(f"{refused}: its parentheses do not match")
     names = {name.lower() for name in columns}
-    for comparison in _comparisons(tokens):
+    for comparison in _split_comparisons(tokens):
         if not any(_is_column(comparison, i, names) for i in range(len(comparison))):
             constant = " ".join(token.value for token in comparison) or "an empty condition"
             raise BankError(f"{refused}: {constant} names no column, and the columns are {', '.join(columns)}")
     return f"({condition})"
 
 
-def _comparisons(tokens: list[_Token]) -> Iterator[list[_Token]]:
-    """Yield what a condition is made of by AND, OR and NOT."""
-    parts = _split(tokens)
+def _split_comparisons(tokens: list[_Token]) -> Iterator[list[_Token]]:
+    """Yield the comparisons that AND, OR and NOT join to a condition."""
+    parts = _split_operands(tokens)
     if len(parts) > 1:
         for part in parts:
-            yield from _comparisons(part)
+            yield from _split_comparisons(part)
     elif tokens and tokens[0].is_word("NOT"):
-        yield from _comparisons(tokens[1:])
+        yield from _split_comparisons(tokens[1:])
     elif tokens and tokens[0].is_word("(") and _is_balanced(tokens[1:-1]):
-        yield from _comparisons(tokens[1:-1])
+        yield from _split_comparisons(tokens[1:-1])
     else:
         yield tokens
 
 
 def _is_balanced(tokens: list[_Token]) -> bool:
-    depths = list(itertools.accumulate(token.is_word("(", "[") - token.is_word(")", "]") for token in tokens))
-    return min(depths, default=0) >= 0 and depths[-1:] in ([], [0])
+    depths = list(
+        itertools.accumulate((token.is_word("(", "[") - token.is_word(")", "]") for token in tokens), initial=0)
+    )
+    return min(depths) >= 0 and depths[-1] == 0
 
 
-def _split(tokens: list[_Token]) -> list[list[_Token]]:
+def _split_operands(tokens: list[_Token]) -> list[list[_Token]]:
     """Return the parts between AND and OR outside of parentheses; the AND of a BETWEEN divides nothing."""
     parts: list[list[_Token]] = [[]]
     depth, between = 0, 0
@@ -130,7 +131,7 @@ def _split(tokens: list[_Token]) -> list[list[_Token]]:
 
 def _is_column(tokens: list[_Token], i: int, names: set[str]) -> bool:
     """Return whether a token names a column: not a function, a type, or the type of a literal such as DATE '2020'."""
-    after = tokens[i + 1] if i + 1 < len(tokens) else _Token(None, "")
-    known = tokens[i].kind in ("word", "name") and tokens[i].value.strip("`").lower() in names
+    following = tokens[i + 1] if i + 1 < len(tokens) else _Token(None, "")
+    is_name = tokens[i].kind in ("word", "name") and tokens[i].value.strip("`").lower() in names
     is_type = i > 0 and tokens[i - 1].is_word(*_BEFORE_TYPES)
-    return known and not is_type and not after.is_word("(") and after.kind != "text"
+    return is_name and not is_type and not following.is_word("(") and following.kind != "text"

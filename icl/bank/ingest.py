@@ -1,9 +1,13 @@
-"""From rows of a source to rows of a bank: embeds, lifts, and checks what comes from outside."""
+"""From the rows of a source to rows of a bank: embedded, lifted, and checked.
+
+:func:`read_rows` reads a source, :class:`RowIngest` turns its batches into tables of one schema. A row that cannot be
+used is reported with its number and its reason; a column that cannot be used stops the whole.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -13,21 +17,32 @@ import torch
 from torch import Tensor
 
 from hyperbolic import lorentz
-from icl.bank.arguments import positive
+from icl.bank.arguments import finite_number
 from icl.bank.build_record import BuildRecord
-from icl.bank.embedding.embedder import Embedder
+from icl.bank.embedding.embedder import Embedder, EmbeddingBatch
 from icl.bank.embedding.lift import HyperbolicLift
-from icl.bank.rows import read_rows
-from icl.bank.schema import RESERVED, BankError, BankMetadata, arrow_schema, vector_type
-from icl.bank.vector_files import vectors
+from icl.bank.schema import METADATA_FILE, RESERVED, BankError, BankMetadata, arrow_schema, vector_type
+from icl.bank.vector_files import vector_array
 from icl.common.failures import RowFailure
 from icl.common.files import digest
-from icl.data import VECTOR_COLUMNS, Source
+from icl.data import VECTOR_COLUMNS, Source, read_batches
 
 # Rows that are embedded at a time; those of one commit while a bank is built, and the time between two: what a killed
 # build loses at most.
 _BATCH, _CHUNK, _SECONDS = 1 << 10, 1 << 16, 60.0
-_STRINGS = ("id", "image", "text")
+_TEXT_COLUMNS = ("id", "image", "text")
+
+
+def read_rows(source: Source, batch_size: int) -> Iterator[pa.RecordBatch]:
+    """Read rows as :func:`icl.data.read_batches`; those of a bank come without their points, to be lifted again."""
+    if not (isinstance(source, str | Path) and (Path(source) / METADATA_FILE).exists()):
+        yield from read_batches(source, batch_size)
+        return
+    from icl.bank.lance_rows import open_bank  # Slow to import, and needed here alone.
+
+    _, rows = open_bank(Path(source))
+    names = [name for name in rows.schema.names if name not in ("point", "depth", "digest")]
+    yield from rows.to_batches(columns=names, batch_size=batch_size)
 
 
 class RowIngest:
@@ -40,128 +55,120 @@ class RowIngest:
         c: float,
         schema: pa.Schema | None = None,
     ):
-        self.embedder, self.lift = embedder, lift
-        self.c = positive("c", c if lift is None else lift.c.item())
-        self.schema = schema
+        self.embedder, self.lift, self.schema = embedder, lift, schema
+        self.c = finite_number("c", c if lift is None else lift.c.item(), positive=True)
 
-    def meta_of(self, schema: pa.Schema) -> BankMetadata:
+    def metadata(self, schema: pa.Schema) -> BankMetadata:
+        """Return the metadata of a bank of such rows."""
         widths = {f.name: f.type.list_size for f in schema if f.name in VECTOR_COLUMNS}
         return BankMetadata(widths.pop("point"), self.c, widths, self.embedder.name if self.embedder else None)
 
     def tables(
         self,
         rows: Source,
-        begun: BuildRecord | None,
-        on_failure: Callable[[RowFailure], None] | None,
-        progress: Callable[[int], None] | None,
+        record: BuildRecord | None = None,
+        on_failure: Callable[[RowFailure], None] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Iterator[pa.Table]:
-        """What to commit, in large pieces. Rows that ``begun`` has committed are left out before they cost anything."""
+        """Yield tables to commit, large ones. Rows that ``record`` has are left out before they cost anything."""
         waiting: list[pa.Table] = []
-        start, last = 0, monotonic()
+        start, last_commit = 0, monotonic()
         for batch in read_rows(rows, _BATCH):
             numbers = np.arange(start, start + batch.num_rows)
+            missing = np.full(batch.num_rows, True) if record is None else record.add(batch)
+            if missing.any():
+                waiting.append(self._table(batch.filter(pa.array(missing)), numbers[missing].tolist(), on_failure))
             start += batch.num_rows
-            left = batch
-            if begun is not None:
-                fresh = begun.fresh(batch)
-                left, numbers = batch.filter(pa.array(fresh)), numbers[fresh]
-            if left.num_rows:
-                waiting.append(self._table(left, numbers.tolist(), on_failure))
             if progress:
                 progress(batch.num_rows)
-            count = sum(t.num_rows for t in waiting)
-            if begun is not None and not begun.confirmed:
-                continue
-            if count >= _CHUNK or (count and monotonic() - last > _SECONDS):
+            count = sum(table.num_rows for table in waiting)
+            full = count >= _CHUNK or (count and monotonic() - last_commit > _SECONDS)
+            if full and (record is None or record.confirmed):
                 yield pa.concat_tables(waiting)
-                waiting, last = [], monotonic()
-        if any(t.num_rows for t in waiting) and (begun is None or begun.confirmed):
+                waiting, last_commit = [], monotonic()
+        if any(table.num_rows for table in waiting) and (record is None or record.confirmed):
             yield pa.concat_tables(waiting)
 
-    def reread(self, rows: Source, begun: BuildRecord) -> None:
+    def reread(self, rows: Source, record: BuildRecord) -> None:
         """Refuse rows that are not those of a finished build, without embedding any."""
         for batch in read_rows(rows, _BATCH):
-            begun.fresh(batch)
-        begun.finish()
+            record.add(batch)
+        record.finish()
 
     def _table(
         self, batch: pa.RecordBatch, numbers: list[int], on_failure: Callable[[RowFailure], None] | None
     ) -> pa.Table:
-        """The rows of the batch that can be embedded; the others go to ``on_failure``, or raise without one."""
+        """Return the rows that can be embedded; the others go to ``on_failure``, or raise without one."""
         _check_names(batch.schema.names)
         columns = dict(zip(batch.schema.names, batch.columns))
-        strings = {name: _strings(name, columns.pop(name, None), numbers) for name in _STRINGS}
-        given = {name: columns.pop(name) for name in RESERVED if name in columns}
-        ids = strings["id"]
-        failed: dict[int, RowFailure] = {}
-        embeddings = {}
-        for name, items, embed in (
-            ("image_embedding", strings["image"], self.embedder and self.embedder.images),
-            ("text_embedding", strings["text"], self.embedder and self.embedder.texts),
-        ):
-            if name in given:
-                embeddings[name] = torch.from_numpy(given_vectors(name, given[name]))
-            elif embed and any(item is not None for item in items):
-                present = [i for i, item in enumerate(items) if item is not None]
-                done = embed([str(items[i]) for i in present])
-                for f in done.failures:
-                    failed[present[f.row]] = RowFailure(numbers[present[f.row]], f.what, f.reason)
-                full = torch.full((len(items), done.embeddings.shape[1]), torch.nan)
-                full[torch.tensor(present)[done.rows]] = done.embeddings
-                embeddings[name] = full
-        points = self._points(given, embeddings, ids)
+        texts = {name: _text_column(name, columns.pop(name, None), numbers) for name in _TEXT_COLUMNS}
+        reserved = {name: columns.pop(name) for name in RESERVED if name in columns}
+        vectors = {
+            name: torch.from_numpy(vectors_from_outside(name, values))
+            for name, values in reserved.items()
+            if name in VECTOR_COLUMNS
+        }
+        failures: dict[int, RowFailure] = {}
+        if self.embedder is not None:
+            for kind, embed in (("image", self.embedder.images), ("text", self.embedder.texts)):
+                present = [i for i, item in enumerate(texts[kind]) if item is not None]
+                if present and f"{kind}_embedding" not in vectors:
+                    result: EmbeddingBatch = embed([str(texts[kind][i]) for i in present])
+                    embeddings = torch.full((len(numbers), result.embeddings.shape[1]), torch.nan)
+                    embeddings[torch.tensor(present)[result.rows]] = result.embeddings
+                    vectors[f"{kind}_embedding"] = embeddings
+                    failures |= {
+                        present[f.row]: RowFailure(numbers[present[f.row]], f.what, f.reason) for f in result.failures
+                    }
+        points = vectors["point"] = vectors["point"] if "point" in vectors else self._lift(vectors)
         for i in (~points.isfinite().all(1)).nonzero().flatten().tolist():
-            failed.setdefault(i, RowFailure(numbers[i], str(ids[i]), "neither a finite point nor an embedding to lift"))
-        for i in sorted(failed):
+            reason = "neither a finite point nor an embedding to lift"
+            failures.setdefault(i, RowFailure(numbers[i], str(texts["id"][i]), reason))
+        for i, failure in sorted(failures.items()):
             if on_failure is None:
-                raise BankError(f"row {failed[i].row} ({ids[i]}): {failed[i].what}: {failed[i].reason}")
-            on_failure(failed[i])
+                raise BankError(f"row {failure.row} ({texts['id'][i]}): {failure.what}: {failure.reason}")
+            on_failure(failure)
         if self.schema is None:
-            widths = {name: e.shape[1] for name, e in embeddings.items()}
+            widths = {name: v.shape[1] for name, v in vectors.items() if name != "point"}
             extra = [pa.field(name, values.type) for name, values in columns.items()]
             self.schema = arrow_schema(points.shape[1], widths, extra)
-        self._check(columns, embeddings)
-        rows: dict[str, pa.Array] = {name: pa.array(values, pa.string()) for name, values in strings.items()}
-        rows["digest"] = pa.array([_digest(i, t) for i, t in zip(strings["image"], strings["text"])], pa.string())
-        rows["depth"] = pa.array(lorentz.dist0(points, c=self.c).numpy())
+        if unknown := (set(columns) | set(vectors)) - set(self.schema.names):
+            names = ", ".join(n for n in self.schema.names if n not in RESERVED)
+            raise BankError(f"the bank has no column {', '.join(sorted(unknown))}: its columns are {names}")
+        columns |= {name: pa.array(values, pa.string()) for name, values in texts.items()}
+        columns["digest"] = pa.array([*map(_digest, texts["image"], texts["text"])], pa.string())
+        columns["depth"] = pa.array(lorentz.dist0(points, c=self.c).numpy())
         for field in self.schema:
-            if field.name in VECTOR_COLUMNS:
-                values = points if field.name == "point" else embeddings.get(field.name)
-                rows[field.name] = _vectors(field, values, batch.num_rows)
-            elif field.name not in rows:
-                rows[field.name] = _cast(field, columns.get(field.name), numbers)
-        table = pa.table([rows[name] for name in self.schema.names], schema=self.schema)
-        kept = [i for i in range(len(points)) if i not in failed]
-        return table if not failed else table.take(pa.array(kept, pa.int64()))
+            if field.name in vectors:
+                columns[field.name] = _vector_column(field, vectors[field.name])
+            elif field.name in columns:
+                columns[field.name] = _cast(field, columns[field.name], numbers)
+            else:
+                columns[field.name] = pa.nulls(len(numbers), field.type)
+        table = pa.table([columns[name] for name in self.schema.names], schema=self.schema)
+        usable = [i for i in range(len(numbers)) if i not in failures]
+        return table.take(pa.array(usable, pa.int64())) if failures else table
 
-    def _points(self, given: dict[str, pa.Array], embeddings: dict[str, Tensor], ids: list[str | None]) -> Tensor:
-        if "point" in given:
-            return torch.from_numpy(given_vectors("point", given["point"]))
+    def _lift(self, vectors: dict[str, Tensor]) -> Tensor:
+        """Return the points of rows that bring none."""
+        image, text = vectors.get("image_embedding"), vectors.get("text_embedding")
         if self.lift is None:
-            none = "" if embeddings else "; these have no embeddings either, for which build takes a model"
+            more = "" if vectors else "; these have no embeddings either, for which build takes a model"
             raise BankError(
-                f"rows without a point need a lift, which makes points of embeddings: give one to build{none}"
+                f"rows without a point need a lift, which makes points of embeddings: give one to build{more}"
             )
-        image, text = embeddings.get("image_embedding"), embeddings.get("text_embedding")
-        if image is None and text is None:
-            raise BankError("rows need a point, an embedding, or an embedder with an image or a text to embed")
-        embedding = text if image is None else image
-        assert embedding is not None
         if image is not None and text is not None and image.shape == text.shape:
-            embedding = torch.where(image.isnan(), text, image)
+            image = torch.where(image.isnan(), text, image)
+        embedding = text if image is None else image
+        if embedding is None:
+            raise BankError("rows need a point, an embedding, or an embedder with an image or a text to embed")
         with torch.no_grad():
             points: Tensor = self.lift(embedding)
         return points
 
-    def _check(self, columns: dict[str, pa.Array], embeddings: dict[str, Tensor]) -> None:
-        assert self.schema is not None
-        if unknown := (set(columns) | set(embeddings)) - set(self.schema.names):
-            have = ", ".join(n for n in self.schema.names if n not in RESERVED)
-            raise BankError(f"the bank has no column {', '.join(sorted(unknown))}: its columns are {have}")
 
-
-def _check_names(names: list[str]) -> None:
-    """Refuse columns that the storage cannot keep, or that are there twice."""
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse columns that Lance cannot keep, or that are there twice."""
     if twice := {name for name in names if names.count(name) > 1}:
         raise BankError(f"columns must have different names, got twice: {', '.join(sorted(twice))}")
     for name in names:
@@ -169,9 +176,19 @@ def _check_names(names: list[str]) -> None:
             raise BankError(f"column {name!r} needs another name: not empty, without dots, backticks or _row in front")
 
 
-def _cast(field: pa.Field, values: pa.Array | None, numbers: list[int]) -> pa.Array:
+def _text_column(name: str, values: pa.Array | None, numbers: list[int]) -> list[str | None]:
     if values is None:
-        return pa.nulls(len(numbers), field.type)
+        return [None] * len(numbers)
+    if not pa.types.is_string(values.type):
+        raise BankError(f"{name} must be the path of a file, got {values.type}: a bank keeps no images, it names them")
+    texts: list[str | None] = values.to_pylist()
+    if name == "id" and None in texts:
+        raise BankError(f"row {numbers[texts.index(None)]} has no id: give every row one, or leave the column out")
+    return texts
+
+
+def _cast(field: pa.Field, values: pa.Array, numbers: list[int]) -> pa.Array:
+    """Return the values in the type of the bank. ``BankError`` names the first row that does not fit."""
     try:
         return values.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -187,19 +204,8 @@ def _fits(value: pa.Scalar, kind: pa.DataType) -> bool:
     return True
 
 
-def _strings(name: str, values: pa.Array | None, numbers: list[int]) -> list[str | None]:
-    if values is None:
-        return [None] * len(numbers)
-    if not pa.types.is_string(values.type):
-        raise BankError(f"{name} must be the path of a file, got {values.type}: a bank keeps no images, it names them")
-    result: list[str | None] = values.to_pylist()
-    if name == "id" and None in result:
-        raise BankError(f"row {numbers[result.index(None)]} has no id: give every row one, or leave the column out")
-    return result
-
-
-def given_vectors(name: str, values: pa.Array) -> np.ndarray:
-    """A column of vectors from outside, of fixed or equal lengths, (N, width) float32, NaN where there is none."""
+def vectors_from_outside(name: str, values: pa.Array) -> np.ndarray:
+    """Return a column of vectors of fixed or equal lengths as (N, width) float32, NaN where there is none."""
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         widths = {len(v) for v in values if v.is_valid}
         if len(widths) > 1:
@@ -207,28 +213,24 @@ def given_vectors(name: str, values: pa.Array) -> np.ndarray:
         values = values.cast(pa.list_(values.type.value_type, next(iter(widths), 1)))
     if not pa.types.is_fixed_size_list(values.type):
         raise BankError(f"{name} must be a column of vectors, got {values.type}")
-    width = values.type.list_size
     try:
-        numbers = values.cast(vector_type(width))
+        return np.array(vector_array(values.cast(vector_type(values.type.list_size))))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise BankError(f"{name} must be a column of vectors of numbers, got {values.type}: {error}") from error
-    return np.array(vectors(numbers, width))
 
 
-def _vectors(field: pa.Field, values: Tensor | None, count: int) -> pa.Array:
+def _vector_column(field: pa.Field, vectors: Tensor) -> pa.Array:
     width = field.type.list_size
-    if values is None:
-        return pa.nulls(count, field.type)
-    if values.shape[1] != width:
+    if vectors.shape[1] != width:
         raise BankError(
-            f"{field.name} must have width {width}, got {values.shape[1]}: embed and lift as the bank's rows were"
+            f"{field.name} must have width {width}, got {vectors.shape[1]}: embed and lift as the bank's rows were"
         )
-    missing = values.isnan().any(1).numpy()
-    flat = pa.array(np.ascontiguousarray(values.numpy(), dtype=np.float32).reshape(-1))
+    missing = vectors.isnan().any(1).numpy()
+    flat = pa.array(np.ascontiguousarray(vectors.numpy(), dtype=np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(missing))
 
 
 def _digest(image: str | None, text: str | None) -> str | None:
-    if image is not None and os.path.isfile(image):  # where Path.is_file raises for names that are too long
+    if image is not None and os.path.isfile(image):  # Path.is_file raises for names that are too long.
         return digest(Path(image).read_bytes())
     return None if text is None else digest(text)

@@ -1,90 +1,93 @@
-"""The rows of a bank in Lance: how they are opened, locked and kept unique."""
+"""The rows of a bank in Lance: how they are opened, read, locked and kept unique.
+
+Lance raises many kinds of errors on damage, some of them outside of ``Exception``. Here all become a ``BankError``
+that says what happened and what to do.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock, Timeout
 
 from icl.bank.schema import BUILD_FILE, METADATA_FILE, ROWS_FOLDER, BankError, BankMetadata, vector_type
+from icl.common.files import locked
 
 _LOCK_SECONDS = 600
 
 
-def to_build(folder: str | Path) -> Path:
+def prepare_folder(folder: str | Path) -> Path:
     """Return the folder, made if need be, if it has nothing but a bank, or a build that was cut short."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise BankError(f"{folder} is a file: build into a folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    # a lock, or the record of a build, is all that a build leaves that had nothing to commit yet
-    if not names & {ROWS_FOLDER, METADATA_FILE} and any(
-        name != ".lock" and not name.startswith(BUILD_FILE) for name in names
-    ):
+    # A build that had nothing to commit yet leaves a lock and its record alone.
+    others = [name for name in names if name != ".lock" and not name.startswith((BUILD_FILE, f".{BUILD_FILE}"))]
+    if others and not names & {ROWS_FOLDER, METADATA_FILE}:
         raise BankError(f"{folder} is not empty and no bank: build into another folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def has_rows(folder: Path) -> bool:
-    """Return whether anything was committed, readable or not."""
+def has_commits(folder: Path) -> bool:
+    """Return whether any rows were committed, readable or not."""
     return any((folder / ROWS_FOLDER).glob("_versions/*"))
 
 
-def committed_rows(folder: Path) -> lance.LanceDataset | None:
-    """Return what a build that was cut short has committed. Without a first commit, its files are removed."""
-    if has_rows(folder):
-        return open_rows(folder, None)
+def open_committed(folder: Path) -> lance.LanceDataset | None:
+    """Return the rows that a build has committed. Where it was cut short before that, remove its files."""
+    if has_commits(folder):
+        return open_rows(folder)
     shutil.rmtree(folder / ROWS_FOLDER, ignore_errors=True)
     return None
 
 
 def open_bank(folder: Path, version: int | None = None) -> tuple[BankMetadata, lance.LanceDataset]:
-    """Return what a bank is and its rows, in its latest version or another. ``BankError`` if they do not match."""
+    """Return the metadata and the rows of a bank, in its latest version or another.
+
+    ``BankError`` if one of them cannot be read, or they do not match.
+    """
     meta = BankMetadata.read(folder)
     rows = open_rows(folder, version)
-    wanted = {"id", "point", "depth", "digest", *meta.widths}
-    if not wanted <= set(rows.schema.names) or rows.schema.field("point").type != vector_type(meta.dim):
+    needed = {"id", "point", "depth", "digest", *meta.widths}
+    if not needed <= set(rows.schema.names) or rows.schema.field("point").type != vector_type(meta.dim):
         raise BankError(f"the rows of {folder} do not match its bank.json: restore it, or build the bank again")
     return meta, rows
 
 
-def open_rows(folder: Path, version: int | None) -> lance.LanceDataset:
-    if version is not None:
-        from icl.bank.arguments import whole  # which imports torch
-
-        version = whole("version", version, 1)
+def open_rows(folder: Path, version: int | None = None) -> lance.LanceDataset:
+    """Return the rows, in their latest version or another. ``BankError`` if they cannot be read."""
     uri = folder / ROWS_FOLDER
-    try:
-        with _without_panic():
-            rows = lance.dataset(str(uri), version=version)
-            rows.schema  # noqa: B018  # where some damage shows first
-            return rows
-    except (OSError, ValueError, OverflowError, RuntimeError) as error:
+
+    def explain(error: BaseException) -> BankError:
         if version is not None and uri.exists():
-            raise BankError(f"{folder} has no version {version}: AnchorBank.open(...).versions() lists them") from error
-        raise _damaged(folder, error) from error
+            return BankError(f"{folder} has no version {version}: AnchorBank.open(...).versions() lists them")
+        return _explain_damage(folder, error)
+
+    with _explaining(explain):
+        rows = lance.dataset(str(uri), version=version)
+        rows.schema  # noqa: B018  # Some damage shows only here.
+        return rows
 
 
-def versions(folder: Path) -> list[tuple[int, datetime]]:
-    """Return all versions that can be opened, with when they were made, in UTC."""
-    rows = open_rows(folder, None)
-    try:
-        with _without_panic():
-            made = rows.versions()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _damaged(folder, error) from error
-    # the storage gives local times without a zone
-    return [(int(v["version"]), cast(datetime, v["timestamp"]).astimezone(timezone.utc)) for v in made]
+def list_versions(folder: Path) -> list[tuple[int, datetime]]:
+    """Return all versions that can be opened, and when they were made, in UTC."""
+    rows = open_rows(folder)
+    with _explaining(partial(_explain_damage, folder)):
+        versions = rows.versions()
+    # Lance gives local times without a zone.
+    return [(int(v["version"]), cast(datetime, v["timestamp"]).astimezone(timezone.utc)) for v in versions]
 
 
 def version_at(folder: Path, when: datetime) -> int:
@@ -93,73 +96,70 @@ def version_at(folder: Path, when: datetime) -> int:
         moment = when.astimezone(timezone.utc)
     except (AttributeError, ValueError, OverflowError) as error:
         raise BankError(f"when must be a datetime from year 2 to 9998, got {when!r}") from error
-    before = [version for version, made in versions(folder) if made <= moment]
-    if not before:
+    earlier = [version for version, time in list_versions(folder) if time <= moment]
+    if not earlier:
         raise BankError(f"{folder} has no version as old as {when}")
-    return max(before)
+    return max(earlier)
 
 
-@contextlib.contextmanager
-def reading(folder: Path, version: int, what: str | None = None) -> Iterator[None]:
-    """Explain what the storage raises: the version is gone, or ``what`` cannot be done, by default reading the rows."""
-    try:
-        with _without_panic():
-            yield
-    except BankError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
-        if version not in (number for number, _ in versions(folder)):
-            raise BankError(
+def reading(folder: Path, version: int, action: str | None = None) -> AbstractContextManager[None]:
+    """Return a block in which errors of Lance say that the version is gone, or that the ``action`` failed."""
+
+    def explain(error: BaseException) -> BankError:
+        if version not in (number for number, _ in list_versions(folder)):
+            return BankError(
                 f"version {version} of {folder} is gone, another process has compacted the bank: open it again"
-            ) from error
-        if what is None:
-            raise _damaged(folder, error) from error
-        raise BankError(f"{what}: {_without_place(error)}") from error
+            )
+        return _explain_damage(folder, error) if action is None else BankError(f"{action}: {_describe(error)}")
+
+    return _explaining(explain)
 
 
 @contextlib.contextmanager
-def _without_panic() -> Iterator[None]:
-    """Raise as a RuntimeError where the storage's own code fails on damage, which it tells by a BaseException."""
+def _explaining(explain: Callable[[BaseException], BankError]) -> Iterator[None]:
+    """Raise what ``explain`` returns in place of the errors of Lance."""
     try:
         yield
+    except BankError:
+        raise
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # of a module that cannot be imported
-            raise RuntimeError(str(error)) from error
+        # Where Lance's own code fails, it raises a BaseException of a module that cannot be imported.
+        if isinstance(error, OSError | ValueError | OverflowError | RuntimeError) or (
+            type(error).__name__ == "PanicException"
+        ):
+            raise explain(error) from error
         raise
 
 
-def _damaged(folder: Path, error: Exception) -> BankError:
-    reason = _without_place(error)
-    return BankError(f"the rows of {folder} cannot be read ({reason}): restore it, or build the bank again")
+def _explain_damage(folder: Path, error: BaseException) -> BankError:
+    return BankError(f"the rows of {folder} cannot be read ({_describe(error)}): restore it, or build the bank again")
 
 
-def _without_place(error: Exception) -> str:
-    """Return a message of the storage without the line of its source code."""
+def _describe(error: BaseException) -> str:
+    """Return a message of Lance without the line of its source code."""
     return re.sub(r",? *[^ ]*[.]rs:[0-9:]*", "", str(error))
 
 
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Writers take turns. The lock dies with its process."""
-    try:
-        with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
-            yield
-    except Timeout as error:
-        raise BankError(
-            f"another process has been writing to {folder} for {_LOCK_SECONDS} s: try again later"
-        ) from error
+def writing(folder: Path) -> AbstractContextManager[None]:
+    """Return a block in which no other process writes. ``BankError`` if one has been writing for too long."""
+    reason = f"another process has been writing to {folder} for {_LOCK_SECONDS} s: try again later"
+    return locked(folder / ".lock", _LOCK_SECONDS, BankError(reason))
 
 
-def ids(dataset: lance.LanceDataset) -> pa.Array:
-    return dataset.to_table(columns=["id"]).column("id").combine_chunks()
+def read_ids(rows: lance.LanceDataset) -> pa.Array:
+    """Return the ids of all rows."""
+    return rows.to_table(columns=["id"]).column("id").combine_chunks()
 
 
-def refuse_duplicates(table: pa.Table, taken: pa.Array) -> None:
-    ids = table.column("id")
+def refuse_duplicates(ids: pa.ChunkedArray, earlier_ids: pa.Array) -> None:
+    """Raise a ``BankError`` for ids that stand twice among ``ids``, or are among those of the bank."""
     counts = pc.value_counts(ids)
     twice = [v["values"].as_py() for v in counts if v["counts"].as_py() > 1] if len(counts) < len(ids) else []
-    known = ids.filter(pc.is_in(ids, value_set=taken)).to_pylist()
-    if twice or known:
-        names, how = (twice, "more than once in the rows") if twice else (known, "in the bank already")
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise BankError(f"ids must be unique, got {how}: {shown}. Nothing was added; rename or delete them first")
+    duplicates = twice or ids.filter(pc.is_in(ids, value_set=earlier_ids)).to_pylist()
+    if duplicates:
+        place = "more than once in the rows" if twice else "in the bank already"
+        more = f" and {len(duplicates) - 5} more" if len(duplicates) > 5 else ""
+        raise BankError(
+            f"ids must be unique, got {place}: {', '.join(duplicates[:5])}{more}. "
+            "Nothing was added; rename or delete them first"
+        )

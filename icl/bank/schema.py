@@ -42,13 +42,16 @@ class BankMetadata:
     format: int = FORMAT
 
     def width(self, column: str) -> int:
+        """Return the width of a column of vectors that the bank has."""
         return self.dim if column == "point" else self.widths[column]
 
     def write(self, folder: Path) -> None:
+        """Write the metadata into the folder of a bank."""
         write_json(folder / METADATA_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> BankMetadata:
+        """Return the metadata of the bank in a folder. ``BankError`` if there is none, or none that is whole."""
         path = folder / METADATA_FILE
         if not folder.is_dir():
             raise BankError(f"there is no bank at {folder}: build one with AnchorBank.build or `icl bank build`")
@@ -82,11 +85,12 @@ class BankMetadata:
 
 
 def vector_type(width: int) -> pa.DataType:
+    """Return the type of a column of vectors."""
     return pa.list_(pa.float32(), width)
 
 
 def arrow_schema(dim: int, widths: dict[str, int], extra: list[pa.Field]) -> pa.Schema:
-    """Of the rows: the fixed columns, then those of the user."""
+    """Return the schema of the rows: the fixed columns, then those of the user."""
     fields = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("image", pa.string()),

@@ -1,4 +1,4 @@
-"""What there is to know of a bank at a glance; torch, which takes seconds to import, is not needed for it."""
+"""The facts of a bank at a glance; torch, which takes seconds to import, is not needed for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import lance
 import numpy as np
 
-from icl.bank.lance_rows import reading, versions
+from icl.bank.lance_rows import list_versions, reading
 from icl.bank.schema import BankMetadata
 from icl.data import VECTOR_COLUMNS
 
@@ -28,17 +28,17 @@ def describe_bank(folder: Path, meta: BankMetadata, rows: lance.LanceDataset) ->
         "columns": [name for name in rows.schema.names if name not in VECTOR_COLUMNS],
         "embeddings": meta.widths,
         "version": int(rows.version),
-        "versions": len(versions(folder)),
+        "versions": len(list_versions(folder)),
         "depth": dict(zip(("least", "median", "greatest"), quantiles)),
     }
 
 
-def readable(value: Any) -> str:
+def format_fact(value: Any) -> str:
     """Return a fact as one line of text."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {readable(v)}" for key, v in value.items()) or "none"
+        return ", ".join(f"{key} {format_fact(v)}" for key, v in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(map(readable, value))
+        return ", ".join(map(format_fact, value))
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

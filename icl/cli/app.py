@@ -117,14 +117,14 @@ def info(bank: Bank, as_json: AsJson = False) -> None:
     from icl.bank import BankMetadata
 
     BankMetadata.read(bank)  # says that there is none before anything else is imported
-    from icl.bank import describe_bank, open_bank, readable
+    from icl.bank import describe_bank, format_fact, open_bank
 
     known = describe_bank(bank, *open_bank(bank))
     if as_json:
         return print_json(known)
     table = Table(show_header=False, box=None)
     for key, value in known.items():
-        table.add_row(key, Text(readable(value)))
+        table.add_row(key, Text(format_fact(value)))
     OUT.print(table)
 
 
@@ -277,7 +277,7 @@ def fit(
     moved = fit_lift(made, embeddings, together, groups=groups, entailment=entailment, epochs=epochs, seed=seed)
     made.save(out)
     if as_json:
-        return print_json({"lift": str(out), **moved.to_dict()})
+        return print_json({"lift": str(out), **asdict(moved)})
     table = Table("on held-out pairs", "before", "after")
     for name, before in asdict(moved.before).items():
         after = getattr(moved.after, name)

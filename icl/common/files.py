@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,10 @@ def digest_file(path: str | Path) -> str:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, final_name: Callable[[], str] | None = None) -> Iterator[Path]:
     """Yield the path of a draft, which takes the place of ``file`` once it is written and on the disk.
+
+    ``final_name`` returns the file's name where that depends on the content.
 
     The draft lies in the same folder under a name that no other writer has; it is deleted if writing fails.
     ``OSError`` names ``file``, which then is as it was.
@@ -44,7 +46,7 @@ def replacing(file: Path) -> Iterator[Path]:
     try:
         yield draft
         _flush(draft)
-        os.replace(draft, file)
+        os.replace(draft, file.with_name(final_name()) if final_name else file)
         _flush(file.parent)
     except OSError as error:
         raise OSError(f"{file} cannot be written, and is as it was: {error}") from error

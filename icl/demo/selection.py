@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
     return {
         "queries": len(chosen),
         "right": accuracy,
-        "lift": fitted.to_dict(),
+        "lift": asdict(fitted),
         "bank": {"rows": len(bank), "dim": bank.meta.dim, "c": bank.meta.c},
         "disk": _disk(bank, train, held, points, chosen, seed),
         "samples": [_card(train, int((train.labels == digit).nonzero()[0])) for digit in range(len(DIGITS))],

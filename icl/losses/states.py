@@ -25,7 +25,7 @@ COMPACT = ("unit", "layer", "lift")
 the distance of a pair of tangents, but no matrix of distances."""
 CURVATURE_BOUNDS = (1e-3, 10.0)
 """Of a learned curvature. Below, the space is flat at radius 1; above, distances hardly depend on the angle."""
-TEMPERATURE = 0.1  # of InfoNCE, as in icl.bank.embedding.lift.fit
+TEMPERATURE = 0.1  # of InfoNCE, as in icl.bank.fit_lift
 DROPOUT = 0.1  # between two views of a state; SimCSE's
 EPS = 1e-5  # beside a variance, as in torch's layer norm
 

@@ -104,17 +104,19 @@ class FileSplit(Split):
         settings, shots = self.demonstrations, SHOTS if shots is None else shots
         options: dict[str, Any] = {"seed": seed, "system": settings.system, "prompt": settings.prompt}
         if not shots:
-            return DemonstratedRecords(self.records, self.records, 0, strategy, **options)
+            return DemonstratedRecords(self.records, self.records, 0, **options)
+        selection = None
         if strategy != "random":
             if settings.bank is None:
                 raise ValueError(
                     f"bank must be given for the strategy {strategy}: icl bank build makes one of the pool"
                 )
-            from icl.bank import AnchorBank
+            from icl.bank import AnchorBank, BankSelection
 
-            options["bank"] = bank = AnchorBank.open(settings.bank)
-            options["queries"] = None if self.pool is self.records else self._read_queries(bank)
-        return DemonstratedRecords(self.records, self.pool, shots, strategy, **options)
+            bank = AnchorBank.open(settings.bank)
+            queries = None if self.pool is self.records else self._read_queries(bank)
+            selection = BankSelection(bank, strategy, queries)
+        return DemonstratedRecords(self.records, self.pool, shots, selection, **options)
 
     def _read_queries(self, bank: AnchorBank) -> Queries:
         from icl.bank import Embedder, Queries

@@ -140,7 +140,7 @@ def test_other_version_and_low_recall(tmp_path: Path) -> None:
     # it is searched as it was measured
     record = ann._read(bank.folder / "ann")
     assert record is not None
-    index = ann._opened(bank.folder / "ann", record, 16)
+    index = ann._open(bank.folder / "ann", record, 16)
     assert index is not None
     assert index.expansion_search == good["expansion"]
     for change, message in (

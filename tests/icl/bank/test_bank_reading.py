@@ -15,7 +15,8 @@ import torch
 
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.schema import BankError
-from icl.bank.selection.select_rows import Queries, select
+from icl.bank.selection.queries import Queries
+from icl.bank.selection.select_rows import select
 
 N = 12
 

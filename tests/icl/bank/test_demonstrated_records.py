@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.schema import BankError
-from icl.bank.selection.demonstrated_records import DemonstratedRecords
-from icl.bank.selection.select_rows import Queries, select
+from icl.bank.selection.demonstrated_records import BankSelection, DemonstratedRecords
+from icl.bank.selection.queries import Queries
+from icl.bank.selection.select_rows import select
 from icl.data.examples import Example
 from icl.data.records import Records
 from icl.testbed import tasks
@@ -343,7 +344,7 @@ def test_demonstrations_of_a_bank(folder: Path, bank: AnchorBank) -> None:
     records = Records(jsonl(folder, table()))
     names = bank.take(range(N), ["id"]).column("id").to_pylist()
     for strategy in ("rices", "hyperbolic"):
-        drawn = DemonstratedRecords(records, records, 2, strategy, bank=bank)
+        drawn = DemonstratedRecords(records, records, 2, BankSelection(bank, strategy))
         rows = torch.tensor([names.index(name) for name in records.ids])
         want = select(bank, Queries.of_rows(bank, rows), 2, strategy)
         for example, mine in zip(drawn, want.tolist()):
@@ -351,19 +352,23 @@ def test_demonstrations_of_a_bank(folder: Path, bank: AnchorBank) -> None:
             assert example.answer not in shown(example)
     others = Records({"id": ["x", "y"], "question": ["one ?", "two ?"], "answer": ["1", "2"]})
     queries = Queries(points=torch.tensor([[0.1, 0.2, 0.3], [-0.3, 0.2, 0.0]]), ids=["x", "y"])
-    drawn = DemonstratedRecords(others, records, 3, "hyperbolic", bank=bank, queries=queries)
+    drawn = DemonstratedRecords(others, records, 3, BankSelection(bank, queries=queries))
     for example, mine in zip(drawn, select(bank, queries, 3).tolist()):
         assert shown(example) == [names[row].replace("q", "word ") for row in mine]
 
 
 def test_queries_in_parts_do_not_show(folder: Path, bank: AnchorBank, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(jsonl(folder, table()))
-    whole = [shown(example) for example in DemonstratedRecords(records, records, 2, "rices", bank=bank)]
-    monkeypatch.setattr("icl.data.examples._QUERIES", 4)
-    assert [shown(example) for example in DemonstratedRecords(records, records, 2, "rices", bank=bank)] == whole
+    rices = BankSelection(bank, "rices")
+    whole = [shown(example) for example in DemonstratedRecords(records, records, 2, rices)]
+    monkeypatch.setattr("icl.bank.selection.demonstrated_records._QUERIES", 4)
+    assert [
+        shown(example) for example in DemonstratedRecords(records, records, 2, BankSelection(bank, "rices"))
+    ] == whole
 
 
 def test_errors_of_demonstrated(folder: Path, bank: AnchorBank) -> None:
+    rices = BankSelection(bank, "rices")
     records = Records(jsonl(folder, table()))
     few = Records(jsonl(folder, {name: values[:3] for name, values in table().items()}, "few.jsonl"))
     other = Records({"id": ["x"], "question": ["what ?"]})
@@ -371,18 +376,20 @@ def test_errors_of_demonstrated(folder: Path, bank: AnchorBank) -> None:
         (lambda: DemonstratedRecords(records, records, -1), "k must be from 0 to 6, the records of the pool, got -1"),
         (lambda: DemonstratedRecords(records, records, 7), "k must be from 0 to 6"),
         (lambda: DemonstratedRecords(records, other, 1), "records, row 0: a demonstration needs an answer"),
-        (lambda: DemonstratedRecords(records, records, 1, "rices"), "rices needs the bank"),
         (lambda: DemonstratedRecords(records, records, 1, seed=-1), "seed must not be negative, got -1"),
         (
-            lambda: DemonstratedRecords(records, few, 1, "rices", bank=bank),
+            lambda: DemonstratedRecords(records, few, 1, rices),
             "must have all of the bank's rows, and has no 'q3'",
         ),
-        (lambda: DemonstratedRecords(other, records, 1, "rices", bank=bank), "'x' is not in the bank: give queries"),
         (
-            lambda: DemonstratedRecords(other, records, 1, "rices", bank=bank, queries=Queries(ids=["x", "y"])),
+            lambda: DemonstratedRecords(other, records, 1, rices),
+            "'x' is not in the bank: give queries",
+        ),
+        (
+            lambda: DemonstratedRecords(other, records, 1, BankSelection(bank, "rices", Queries(ids=["x", "y"]))),
             "queries must be of the 1 records, got 2",
         ),
-        (lambda: DemonstratedRecords(records, records, 1, "best", bank=bank), "strategy must be one of"),  # type: ignore[arg-type]
+        (lambda: DemonstratedRecords(records, records, 1, BankSelection(bank, "best")), "strategy must be one of"),  # type: ignore[arg-type]
         (
             lambda: DemonstratedRecords(records, records, 1, prompt="{ocr}")[0],
             "must have fields of question, id, got 'ocr'",
@@ -396,7 +403,7 @@ def test_errors_of_demonstrated(folder: Path, bank: AnchorBank) -> None:
         with pytest.raises(ValueError, match=message):
             make()
     with pytest.raises(BankError, match="k must be from 1 to 5"):
-        DemonstratedRecords(records, records, 6, "rices", bank=bank)
+        DemonstratedRecords(records, records, 6, rices)
     (folder / "images" / "x.png").write_bytes(b"no image")
     broken = Records(jsonl(folder, {"image": ["images/x.png"]}, "broken.jsonl"))
     with pytest.raises(ValueError, match=r"broken.jsonl, line 1: cannot identify image file") as raised:

@@ -26,6 +26,7 @@ with warnings.catch_warnings():
     import ray
 
     from icl.bank.search import ray_cluster
+    from icl.bank.search.ray_cluster import RayWorkers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,13 +81,12 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> AnchorBank:
 def test_same_rows_though_a_worker_dies(single: AnchorBank, tmp_path: Path) -> None:
     """The second block kills the worker that has it, after others were written."""
     marker, failures, done = tmp_path / "killed", [], []
-    bank = ray_cluster.build(
+    bank = ray_cluster.build_bank(
         tmp_path / "bank",
         rows(200, (7, 120)),
         embedder=embedder("text 8100", marker),
         lift=lift(),
-        workers=2,
-        block_rows=30,
+        workers=RayWorkers(2, block_rows=30),
         on_failure=failures.append,
         progress=done.append,
     )
@@ -104,29 +104,31 @@ def test_a_dataset_of_ray(tmp_path: Path) -> None:
     table = pa.table({"id": ids, "text": [f"text {i}" for i in range(40)], "year": range(40)})
     want = AnchorBank.build(tmp_path / "single", table, embedder=embedder()(), lift=lift())
     data = ray.data.from_arrow([table.slice(i, 10) for i in range(0, 40, 10)])
-    bank = ray_cluster.build(tmp_path / "bank", data, embedder=embedder(), lift=lift(), workers=2)
+    bank = ray_cluster.build_bank(tmp_path / "bank", data, embedder=embedder(), lift=lift(), workers=RayWorkers(2))
     assert same(bank, want)
     with pytest.raises(BankError, match="need an id"):
-        ray_cluster.build(tmp_path / "other", ray.data.from_arrow(table.drop(["id"])), embedder=embedder(), lift=lift())
+        ray_cluster.build_bank(
+            tmp_path / "other", ray.data.from_arrow(table.drop(["id"])), embedder=embedder(), lift=lift()
+        )
 
 
 def test_errors(single: AnchorBank, tmp_path: Path) -> None:
     """Nothing is left that looks like a bank, and the build can be run again."""
     with pytest.raises(BankError, match="there is a bank at"):
-        ray_cluster.build(single.folder, rows(4))
-    make = {"embedder": embedder(), "lift": lift(), "block_rows": 10}
+        ray_cluster.build_bank(single.folder, rows(4))
+    make = {"embedder": embedder(), "lift": lift(), "workers": RayWorkers(block_rows=10)}
     for given, message in (
         (rows(40, (25,)), "row 25: text 625 broken: broken"),
         ({**rows(40), "id": [str(i % 39) for i in range(40)]}, "more than once in the rows: 0"),
         (pa.table({"id": pa.array([], pa.string())}), "there are no rows"),
     ):
         with pytest.raises(BankError, match=message):
-            ray_cluster.build(tmp_path / "bank", given, **make)
+            ray_cluster.build_bank(tmp_path / "bank", given, **make)
         with pytest.raises(BankError):
             AnchorBank.open(tmp_path / "bank")
     with pytest.raises(BankError, match="need a lift"):
-        ray_cluster.build(tmp_path / "bank", {"id": ["a"]})
-    bank = ray_cluster.build(tmp_path / "bank", rows(40), **make)
+        ray_cluster.build_bank(tmp_path / "bank", {"id": ["a"]})
+    bank = ray_cluster.build_bank(tmp_path / "bank", rows(40), **make)
     assert len(bank) == 40
     assert json.loads((tmp_path / "bank" / "bank.json").read_text())["embedder"] == "letters"
 
@@ -137,8 +139,13 @@ def test_errors(single: AnchorBank, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def sharded(single: AnchorBank, tmp_path_factory: pytest.TempPathFactory) -> ray_cluster.ShardedBank:
     folder = tmp_path_factory.mktemp("cluster") / "bank"
-    bank = ray_cluster.build(
-        folder, rows(200, (7, 120)), embedder=embedder(), lift=lift(), block_rows=30, on_failure=print
+    bank = ray_cluster.build_bank(
+        folder,
+        rows(200, (7, 120)),
+        embedder=embedder(),
+        lift=lift(),
+        workers=RayWorkers(block_rows=30),
+        on_failure=print,
     )
     bank.delete(["00000031", "00000199"])
     return ray_cluster.ShardedBank(bank, 2)

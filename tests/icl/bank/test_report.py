@@ -13,8 +13,8 @@ from PIL import Image
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.report import write_report
 from icl.bank.schema import BankError
-from icl.bank.selection.select_rows import Queries
-from icl.bank.summary import describe_bank, readable
+from icl.bank.selection.queries import Queries
+from icl.bank.summary import describe_bank, format_fact
 
 HOSTILE = "\"><script>alert('x')</script>{{ 7*7 }}$x^{$"
 
@@ -146,8 +146,8 @@ def test_points_at_one_depth(tmp_path: Path, points: torch.Tensor) -> None:
     assert shades.std() > 5
 
 
-def test_readable() -> None:
-    assert [readable(v) for v in (1234567, 0.123456, None, True, "a", ["a", 2], {"a": 0.5}, {})] == [
+def test_facts_as_text() -> None:
+    assert [format_fact(v) for v in (1234567, 0.123456, None, True, "a", ["a", 2], {"a": 0.5}, {})] == [
         "1,234,567", "0.1235", "none", "yes", "a", "a, 2", "a 0.5", "none",
     ]  # fmt: skip
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from icl.bank.anchor_bank import AnchorBank
-from icl.bank.embedding.lift import HyperbolicLift, fit_lift, same_label_pairs
+from icl.bank.embedding.lift import HyperbolicLift
+from icl.bank.embedding.lift_fitting import fit_lift, same_label_pairs
 from icl.bank.schema import BankError
-from icl.bank.selection.select_rows import Queries, select
+from icl.bank.selection.queries import Queries
+from icl.bank.selection.select_rows import select
 from icl.common.choices import Strategy
 from icl.common.files import digest
 
@@ -120,7 +122,7 @@ def test_diversity(bank: AnchorBank, queries: Queries, strategy: Strategy, diver
 
 def test_blocks_of_rows_do_not_show(bank: AnchorBank, queries: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = select(bank, queries, 12, "topk_clip")
-    monkeypatch.setattr("icl.bank.selection.select_rows._ROWS", 7)
+    monkeypatch.setattr("icl.bank.selection.strategies._ROWS", 7)
     assert torch.equal(select(bank, queries, 12, "topk_clip"), whole)
 
 

@@ -24,7 +24,8 @@ from hyperbolic import lorentz
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.embedding.embedder import Embedder
 from icl.bank.embedding.lift import HyperbolicLift
-from icl.bank.selection.select_rows import Queries, select
+from icl.bank.selection.queries import Queries
+from icl.bank.selection.select_rows import select
 from icl.cli.app import app
 from tests.icl.models import tiny_model
 

@@ -25,7 +25,8 @@ from PIL import Image
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.embedding.pairs import load_pairs
 from icl.bank.schema import BankError
-from icl.bank.selection.select_rows import Queries, select
+from icl.bank.selection.queries import Queries
+from icl.bank.selection.select_rows import select
 from icl.common.files import digest
 from icl.data.records import Records
 from icl.data.source import read_batches
