@@ -46,21 +46,22 @@ class Queries:
         if not tables:
             raise BankError("there is no query: no row could be read and embedded")
         table = pa.concat_tables(tables)
-        vectors = (
+        points, images, texts = (
             torch.tensor(vector_array(table.column(name))) if name in table.schema.names else None
             for name in ("point", "image_embedding", "text_embedding")
         )
-        return cls(*vectors, table.column("id").to_pylist(), table.column("digest").to_pylist())
+        return cls(points, images, texts, table.column("id").to_pylist(), table.column("digest").to_pylist())
 
     @classmethod
     def of_rows(cls, bank: AnchorBank, rows: Tensor) -> Queries:
         """Return rows of the bank, by their numbers (N,), as queries."""
-        embeddings = (
+        images, texts = (
             bank.gather(rows, name) if name in bank.meta.widths else None
             for name in ("image_embedding", "text_embedding")
         )
         names = bank.take(rows, ["id", "digest"])
-        return cls(bank.gather(rows), *embeddings, *(column.to_pylist() for column in names.columns))
+        ids, digests = (column.to_pylist() for column in names.columns)
+        return cls(bank.gather(rows), images, texts, ids, digests)
 
     def __len__(self) -> int:
         sizes = {len(v) for v in vars(self).values() if v is not None}
