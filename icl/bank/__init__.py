@@ -29,6 +29,5 @@ if TYPE_CHECKING:
     from icl.bank.selection.select_rows import select as select
     from icl.bank.selection.strategies import has_depth as has_depth
     from icl.bank.summary import describe_bank as describe_bank
-    from icl.bank.summary import format_fact as format_fact
 
 __getattr__, __dir__, __all__ = attach(__name__)

@@ -16,8 +16,9 @@ from hyperbolic.plot.pictures import load_image
 from icl.bank.anchor_bank import AnchorBank, Hits
 from icl.bank.schema import BankError
 from icl.bank.selection.queries import Queries, own_rows
-from icl.bank.summary import describe_bank, format_fact
+from icl.bank.summary import describe_bank
 from icl.common.files import write_text
+from icl.common.formatting import format_fact
 from icl.data import VECTOR_COLUMNS
 
 _THUMBNAIL = 240  # pixels

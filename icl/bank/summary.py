@@ -31,14 +31,3 @@ def describe_bank(folder: Path, meta: BankMetadata, rows: lance.LanceDataset) ->
         "versions": len(list_versions(folder)),
         "depth": dict(zip(("least", "median", "greatest"), quantiles)),
     }
-
-
-def format_fact(value: Any) -> str:
-    """Return a fact as one line of text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {format_fact(v)}" for key, v in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(format_fact, value))
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The program ``icl``. What it imports is imported inside, so that Ctrl-C at any time ends in one line."""
+"""The program ``icl``. Its imports stand inside ``main``, so that Ctrl-C at any time ends in one line."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from icl.common.console import INTERRUPTED, Bar, say
+from icl.common.console import ProgressBar, interruptible
 
 if TYPE_CHECKING:
     from icl.demo import DemoJob
@@ -29,16 +29,15 @@ def demo(
     from icl.demo import FULL, QUICK, STANDARD, run_plan, write_page
 
     plan = FULL if full else QUICK if quick else STANDARD
-    columns = TextColumn("{task.fields[what]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    try:
-        with Bar(*columns, TimeRemainingColumn()) as bar:
-            line = bar.add_task("", total=sum(job.cost for job in plan.jobs()), what="starting")
+    columns = TextColumn("{task.fields[activity]}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with (
+        interruptible("run the same command again, it goes on there"),
+        ProgressBar(*columns, TimeRemainingColumn()) as bar,
+    ):
+        task = bar.add_task("", total=sum(job.cost for job in plan.jobs()), activity="starting")
 
-            def show(job: DemoJob, cost: float) -> None:
-                bar.update(line, advance=cost, what=f"{job.kind}: {job.name} {job.task}"[:48].ljust(48))
+        def advance(job: DemoJob, cost: float) -> None:
+            bar.update(task, advance=cost, activity=f"{job.kind}: {job.name} {job.task}"[:48].ljust(48))
 
-            results = run_plan(plan, out / plan.name, show)
-    except KeyboardInterrupt as error:
-        say("stopped: run the same command again, it goes on there", "yellow")
-        raise typer.Exit(INTERRUPTED) from error
+        results = run_plan(plan, out / plan.name, advance)
     print(write_page(plan, results, out))

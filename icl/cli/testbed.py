@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 
+from icl.cli.options import MAX_SEED
 from icl.common.choices import Style
-from icl.common.console import ERR, MAX_SEED, OUT
+from icl.common.console import ERR, OUT
 
 if TYPE_CHECKING:
     from icl.testbed import PretrainingState, TestbedScore
@@ -27,30 +27,26 @@ def pretrain(
     out: Annotated[Path | None, typer.Option(help="Default: out/testbed/STYLE-SEED.")] = None,
 ) -> None:
     """Train the model in minutes. A run that was cut short goes on where it was."""
-    from safetensors.torch import save_file
-
-    from icl.testbed import PHASES, NoBreakthroughError, Pretraining, card_markdown, make_card
+    from icl.testbed import NoBreakthroughError, Pretraining, save_weights
 
     folder = out or Path("out/testbed") / f"{style}-{seed}"
-    run = Pretraining(style, seed, folder)
-    columns = (BarColumn(), TextColumn("{task.completed} steps, accuracy {task.fields[accuracy]:.2f}"))
-    with Progress(TextColumn("{task.description}"), *columns, TimeElapsedColumn(), console=ERR) as bar:
-        lines = [bar.add_task(phase.name, total=phase.steps, start=False, accuracy=0.0) for phase in PHASES]
+    pretraining = Pretraining(style, seed, folder)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} steps"), TimeElapsedColumn()
+    with Progress(*columns, console=ERR) as bar:
+        tasks = [bar.add_task(phase.name, total=phase.steps, start=False) for phase in pretraining.phases]
 
-        def show(state: PretrainingState) -> None:
-            bar.start_task(lines[state.phase])
-            bar.update(lines[state.phase], completed=state.step, accuracy=state.accuracy)
+        def advance(state: PretrainingState) -> None:
+            name = f"{pretraining.phases[state.phase].name}, accuracy {state.accuracy:.2f}"
+            bar.start_task(tasks[state.phase])
+            bar.update(tasks[state.phase], completed=state.step, description=name)
 
         try:
-            model = run.run(show)
+            model = pretraining.run(advance)
         except NoBreakthroughError as error:
             raise typer.BadParameter(str(error), param_hint="--seed") from error
-    scores = _scores(model, run.processor, seed=0)
-    card = make_card(run.state, model.num_parameters(), scores)
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"style": style})
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    (folder / "card.md").write_text(card_markdown(card))
-    _show(scores, f"Weights and card are in {folder}.")
+    scores = _measure(model, pretraining.processor, seed=0)
+    save_weights(pretraining, scores, folder)
+    _print_scores(scores, f"Weights and card are in {folder}.")
 
 
 @app.command("eval", epilog="Example: icl testbed eval base --out tested")
@@ -64,9 +60,9 @@ def evaluate(
     """Accuracy by number and choice of demonstrations, and on the tasks as student and as teacher."""
     from icl.testbed import load, write_report
 
-    scores = _scores(*load(weights), seed)
+    scores = _measure(*load(weights), seed)
     write_report(scores, out)
-    _show(scores, f"Also in {out}: testbed.csv, testbed.png, testbed.md.")
+    _print_scores(scores, f"Also in {out}: testbed.csv, testbed.png, testbed.md.")
 
 
 @app.command(epilog="Example: icl testbed card base")
@@ -79,16 +75,16 @@ def card(weights: Weights = "base") -> None:
     OUT.print(Markdown(card_markdown(read_card(weights))))
 
 
-def _scores(model: Any, processor: Any, seed: int) -> list[TestbedScore]:
+def _measure(model: Any, processor: Any, seed: int) -> list[TestbedScore]:
+    """Return all scores of a model, with a bar while they are measured."""
     from icl.testbed import SCORE_COUNT, measure_scores
 
     scores = measure_scores(model, processor, seed)
     return list(track(scores, "measuring", total=SCORE_COUNT, console=ERR, transient=True))
 
 
-def _show(scores: list[TestbedScore], where: str) -> None:
+def _print_scores(scores: list[TestbedScore], note: str) -> None:
+    """Print the tables of the scores, and where they are written."""
     from icl.testbed import rich_tables
 
-    for table in rich_tables(scores):
-        OUT.print(table)
-    OUT.print(where)
+    OUT.print(*rich_tables(scores), note, sep="\n")

@@ -1,4 +1,4 @@
-"""Rows of data that cannot be used: one record for all that read rows, whether they go on without them or stop."""
+"""Rows of data that cannot be used: one class for all that read rows, whether they go on without them or stop."""
 
 from __future__ import annotations
 

@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from icl.testbed.prepared_task import BASES as BASES
     from icl.testbed.prepared_task import PreparedTask as PreparedTask
     from icl.testbed.prepared_task import load_examples as load_examples
-    from icl.testbed.pretrain import PHASES as PHASES
     from icl.testbed.pretrain import NoBreakthroughError as NoBreakthroughError
     from icl.testbed.pretrain import Pretraining as Pretraining
     from icl.testbed.pretrain import PretrainingState as PretrainingState
     from icl.testbed.report import card_markdown as card_markdown
-    from icl.testbed.report import make_card as make_card
     from icl.testbed.report import read_card as read_card
     from icl.testbed.report import rich_tables as rich_tables
+    from icl.testbed.report import save_weights as save_weights
     from icl.testbed.report import write_report as write_report
     from icl.testbed.tasks import TASKS as TASKS
     from icl.testbed.tasks import load_task as load_task

@@ -79,6 +79,7 @@ class Pretraining:
 
     def __init__(self, style: str, seed: int, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
+        self.phases = PHASES
         self.state, self.file = PretrainingState(style, seed), folder / "checkpoint.safetensors"
         self.processor = build_processor(STYLES[style])
         self.model = build_model(STYLES[style], seed)
@@ -94,8 +95,8 @@ class Pretraining:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            while self.state.phase < len(PHASES):
-                self._phase(PHASES[self.state.phase], report)
+            while self.state.phase < len(self.phases):
+                self._phase(self.phases[self.state.phase], report)
                 self.state.phase, self.state.step = self.state.phase + 1, 0
         finally:
             torch.set_num_threads(threads)

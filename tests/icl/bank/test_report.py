@@ -14,7 +14,8 @@ from icl.bank.anchor_bank import AnchorBank
 from icl.bank.report import write_report
 from icl.bank.schema import BankError
 from icl.bank.selection.queries import Queries
-from icl.bank.summary import describe_bank, format_fact
+from icl.bank.summary import describe_bank
+from icl.common.formatting import format_fact
 
 HOSTILE = "\"><script>alert('x')</script>{{ 7*7 }}$x^{$"
 

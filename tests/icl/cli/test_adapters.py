@@ -25,7 +25,7 @@ from icl.testbed import images
 from icl.testbed.source import TaskSplit
 from icl.testbed.vocabulary import WORDS
 from icl.training.execution import train
-from icl.training.fitting import shuffled
+from icl.training.fitting import shuffle_answers
 from icl.training.run_configuration import TrainingRun, describe_method, read_yaml
 from icl.training.splits import DemonstrationSettings, FileSplit, sample
 
@@ -192,9 +192,10 @@ def test_methods_without_training(here: Path) -> None:
 
 def test_shuffled_demonstrations_have_the_answers_of_others() -> None:
     example = TaskSplit("options", "dev").examples(4)[0]
-    said, others = ([m["content"] for m in e.teacher if m["role"] == "assistant"] for e in (example, shuffled(example)))
+    pair = example, shuffle_answers(example)
+    said, others = ([m["content"] for m in e.teacher if m["role"] == "assistant"] for e in pair)
     assert others == said[1:] + said[:1]
-    assert shuffled(example).teacher[::2] == example.teacher[::2]
+    assert shuffle_answers(example).teacher[::2] == example.teacher[::2]
 
 
 def test_what_a_reader_has_to_know_is_noted(here: Path) -> None:

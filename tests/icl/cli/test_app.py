@@ -316,7 +316,7 @@ def test_ctrl_c_leaves_a_build_that_goes_on(here: Path) -> None:
     out, err = first.communicate()
     assert (first.returncode, out) == (130, "")
     assert "run the same command again" in err
-    plain = [sys.executable, "-m", "icl", *command[3:]]
+    plain = [sys.executable, "-m", "icl.cli", *command[3:]]
     second = subprocess.run(plain, cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(second.stdout)["rows"] == 600
     whole = AnchorBank.open(here / "many")
