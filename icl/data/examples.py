@@ -12,8 +12,8 @@ from icl.common.files import digest
 from icl.data.records import Records
 
 Message: TypeAlias = Mapping[str, Any]
-"""As ``apply_chat_template`` takes them: a role, and parts {"type": "text", "text": ...} or {"type": "image", "image":
-...}, whose image is of Pillow, a path, or the bytes of a file."""
+"""A message as ``apply_chat_template`` takes it: a role, and parts {"type": "text", "text": ...} or {"type": "image",
+"image": ...}, whose image is of Pillow, a path, or the bytes of a file."""
 
 
 class Examples(Protocol):
@@ -26,15 +26,20 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """Two prompts that end with the same message, the query, and what is to be answered."""
+    """Two prompts that end with the same message, the query, and what is to be answered.
+
+    Args:
+        id: a name for messages.
+        teacher, student: the prompts.
+        answer: ``None`` if it is not known: such an example can only be held to the teacher.
+        references: all answers that count as right.
+    """
 
     id: str
     teacher: Sequence[Message]
     student: Sequence[Message]
     answer: str | None
-    """``None`` if it is not known: such an example can only be held to the teacher."""
     references: tuple[str, ...] = ()
-    """All answers that count as right."""
 
     def __post_init__(self) -> None:
         for name, messages in (("teacher", self.teacher), ("student", self.student)):
@@ -46,20 +51,20 @@ class Example:
 
     @classmethod
     def from_task(cls, row: Mapping[str, Any]) -> Example:
-        """A row of :func:`icl.testbed.load_task`."""
-        teacher, student = ([_message(message) for message in row[prompt]] for prompt in ("teacher", "student"))
+        """Make an example of a row of :func:`icl.testbed.load_task`."""
+        teacher, student = ([_without_empty(message) for message in row[prompt]] for prompt in ("teacher", "student"))
         answer = row["answer"]
         return cls(row["id"], teacher, student, answer, () if answer is None else (answer,))
 
 
-def _message(message: Mapping[str, Any]) -> Message:
-    """Without the empty fields that a table has: templates ask whether a part has an image, not whether it is one."""
+def _without_empty(message: Mapping[str, Any]) -> Message:
+    """Drop the empty fields that a table has: templates ask whether a part has an image, not whether it is one."""
     parts = [{name: value for name, value in part.items() if value is not None} for part in message["content"]]
     return {"role": message["role"], "content": parts}
 
 
 def digest_content(message: Message, images: Sequence[Image.Image]) -> str:
-    """What tells whether two demonstrations are the same: their images' pixels or, where there are none, their text."""
+    """Return what tells whether two demonstrations are the same: a digest of their images' pixels, else their text."""
     if images:
         return digest("".join(digest(f"{image.size}".encode() + image.tobytes()) for image in images))
     parts = message["content"]

@@ -1,4 +1,4 @@
-"""The columns of a data set that have a meaning, and their values as text: nothing is guessed from how one looks."""
+"""The columns of a dataset that have a meaning, and their values as text: nothing is guessed from how one looks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LIST_COLUMNS = ("images", "answers")
 """Lists of texts. An image may also be the bytes of a file, in formats that hold bytes."""
 
 
-def text(value: Any) -> str | None:
+def to_text(value: Any) -> str | None:
     """Return a single value as text; ``None`` and NaN are nothing. ``TypeError`` for what is no single value.
 
-    >>> text("007"), text(2), text(True), text(None)
+    >>> to_text("007"), to_text(2), to_text(True), to_text(None)
     ('007', '2', 'true', None)
     """
     if value is None or isinstance(value, str):
@@ -31,57 +31,54 @@ def text(value: Any) -> str | None:
     return str(value) if value == value else None
 
 
-def texts(value: Any) -> list[str] | None:
+def to_texts(value: Any) -> list[str] | None:
     """Return a list of single values as texts; ``TypeError`` for what is none, or has nothing in it."""
     if value is None:
         return None
-    wrong = TypeError(f'must be a list of texts, such as ["a", "b"], got {value!r:.100}')
+    error = TypeError(f'must be a list of texts, such as ["a", "b"], got {value!r:.100}')
     if not isinstance(value, list | tuple | np.ndarray):
-        raise wrong
+        raise error
     try:
-        made = [text(each) for each in value]
+        texts = [to_text(each) for each in value]
     except TypeError:
-        raise wrong from None
-    if None in made:
-        raise wrong
-    return [each for each in made if each is not None]
+        raise error from None
+    if None in texts:
+        raise error
+    return [each for each in texts if each is not None]
 
 
 def is_file(kind: pa.DataType) -> bool:
-    """Whether values are the bytes of files, or what ``datasets`` stores of images: their bytes or their path."""
+    """Return whether values are the bytes of files, or what ``datasets`` stores of images: their bytes or path."""
     checks = (pa.types.is_struct, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     return any(check(kind) for check in checks)
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that stands for all that say the same: one of strings, one of lists, and no dictionaries."""
+def plain_type(kind: pa.DataType, null: pa.DataType | None = None) -> pa.DataType:
+    """Return the type that stands for all that say the same: one of strings, one of lists, and no dictionaries.
+
+    ``null`` takes the place of the type of what is null in every row.
+    """
+    if pa.types.is_null(kind):
+        return null or kind
     if pa.types.is_dictionary(kind):
-        return plain_type(kind.value_type)
+        return plain_type(kind.value_type, null)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+        return pa.struct([field.with_type(plain_type(field.type, null)) for field in kind])
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(plain_type(kind.value_type), kind.list_size)
+        return pa.list_(plain_type(kind.value_type, null), kind.list_size)
     if any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view)):
-        return pa.list_(plain_type(kind.value_type))
+        return pa.list_(plain_type(kind.value_type, null))
     return kind
 
 
-def settled(columns: pa.Schema) -> pa.Schema:
+def settle_types(columns: pa.Schema) -> pa.Schema:
     """Return the columns, with text in place of what is null in every row."""
-    return pa.schema([field.with_type(_settled(field.type)) for field in columns])
+    return pa.schema([field.with_type(plain_type(field.type, null=pa.string())) for field in columns])
 
 
-def _settled(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind):
-        return pa.list_(_settled(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_settled(field.type)) for field in kind])
-    return pa.string() if pa.types.is_null(kind) else kind
-
-
-def conformed(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
+def conform_batch(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
     """Return the batch with these columns; those that it lacks are null."""
     arrays = [
         batch.column(field.name).cast(field.type)
@@ -92,26 +89,22 @@ def conformed(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
-def plain(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
-    batch = converted(batch, prompts)
-    return conformed(batch, settled(batch.schema))
+def convert_batch(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
+    """Return the batch with each column as what it is for; those that are null in every row stay so.
 
-
-def converted(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
-    """Return the batch with each column as what it is for.
-
-    ``prompts``: every column of single values is text, as a prompt's template has it. Without it only the columns of
-    ``TEXT_COLUMNS`` and ``LIST_COLUMNS`` are, and others keep numbers and dates, which filters compare.
+    Args:
+        prompts: whether every column of single values becomes text, as a prompt's template has it. Else only
+            ``TEXT_COLUMNS`` and ``LIST_COLUMNS`` do, and others keep numbers and dates, which filters compare.
     """
     batch.validate(full=True)  # reading a damaged file goes through, and what is done with it then crashes
     names = batch.schema.names
     if len(set(names)) < len(names):
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is the name of two columns")
-    columns = [_converted(name, column, prompts) for name, column in zip(names, batch.columns)]
+    columns = [_convert_column(name, column, prompts) for name, column in zip(names, batch.columns)]
     return pa.RecordBatch.from_arrays(columns, names=names)
 
 
-def _converted(name: str, column: pa.Array, prompts: bool) -> pa.Array:
+def _convert_column(name: str, column: pa.Array, prompts: bool) -> pa.Array:
     kind = plain_type(column.type)
     try:
         if pa.types.is_dictionary(column.type) and pa.types.is_string_view(column.type.value_type):
@@ -125,25 +118,26 @@ def _converted(name: str, column: pa.Array, prompts: bool) -> pa.Array:
         if name in LIST_COLUMNS and pa.types.is_list(kind) and not (name == "images" and is_file(kind.value_type)):
             counts = pc.list_value_length(column).fill_null(0).to_numpy()
             offsets = pa.array(np.concatenate([[0], counts.cumsum()]), pa.int32())
-            return pa.ListArray.from_arrays(offsets, _as_text(column.flatten()), mask=column.is_null())
-        if (name in TEXT_COLUMNS and not (name == "image" and is_file(kind))) or (prompts and _has_text(kind)):
-            return _as_text(column)
+            return pa.ListArray.from_arrays(offsets, _write_as_text(column.flatten()), mask=column.is_null())
+        is_text = prompts and _has_one_writing(kind)
+        if is_text or (name in TEXT_COLUMNS and not (name == "image" and is_file(kind))):
+            return _write_as_text(column)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"{name} must be text, got {column.type}: {error}") from error
     return column
 
 
-def _as_text(column: pa.Array) -> pa.Array:
+def _write_as_text(column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_floating(kind):  # in numpy, each width has its own shortest digits
-        return pa.array([text(value) for value in column.to_numpy(zero_copy_only=False)], pa.string())
+        return pa.array([to_text(value) for value in column.to_numpy(zero_copy_only=False)], pa.string())
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
-        return pa.array([text(value) for value in column.to_pylist()], pa.string())
+        return pa.array([to_text(value) for value in column.to_pylist()], pa.string())
     return column.cast(pa.string())
 
 
-def _has_text(kind: pa.DataType) -> bool:
-    """Whether values are single and are written in one way."""
+def _has_one_writing(kind: pa.DataType) -> bool:
+    """Return whether values are single and are written in one way."""
     if pa.types.is_duration(kind) or pa.types.is_interval(kind):
         return False
     return bool(pa.types.is_primitive(kind) or pa.types.is_decimal(kind))
