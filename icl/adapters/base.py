@@ -1,4 +1,7 @@
-"""What a method is: a configuration, and a layer of parameters for each layer of the decoder."""
+"""The base of every method: a configuration, and a layer of parameters for each layer of the decoder.
+
+:class:`AdapterConfig` builds an :class:`Adapter`, which holds one :class:`AdapterLayer` for each layer that it acts on.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from icl.adapters.forward_pass import ForwardPass, HookPoint
-from icl.attention import Decoder, DecoderLayer, LayerShape, Prefix
+from icl.attention import Decoder, DecoderLayer, Prefix
 from icl.common.configuration import brief, build
 from icl.losses import Objective
 
@@ -24,43 +27,81 @@ _NUMBERS = count()
 
 
 class AdapterLayer(nn.Module):
-    """What an adapter does at one layer of the decoder: nothing, until a method overrides one of these."""
+    """The part of an adapter at one layer of the decoder: the identity, until a method overrides one of these."""
 
     sees_rotation = False
     """Whether the layer looks at queries or keys by themselves, and so sees the positions that they were rotated by."""
     needs_end = False
     """Whether the layer acts at the end of the prompt alone, so that a pass must know where that is."""
-    places: frozenset[HookPoint] = frozenset()
-    """What the layer hooks itself, and has to be reached in every pass that uses it."""
+    hook_points: frozenset[HookPoint] = frozenset()
+    """The places that the layer hooks itself, and that every pass which uses it has to reach."""
 
     def transform_query(self, query: Tensor, scaling: float) -> Tensor:
+        """Return the query (B, H, T, dh), changed; float32 or as it is."""
         return query
 
     def prefix(self) -> Prefix | None:
+        """Return virtual keys and values, which stand before the others."""
         return None
 
     def score_bias(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor] | None:
+        """Return factors (B, H, T, m) and (B, 1, keys, m) of what is added to the scores, after scaling."""
         return None
 
     def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the output of attention (B, T, H, dv), changed.
+
+        ``mass`` takes log-scores (B, H, T) of a further key to the share of the softmax that it would take.
+        """
         return output
 
     def residual(self, hidden: Tensor, step: ForwardPass) -> Tensor:
-        """The output of the decoder layer (B, T, D), changed."""
+        """Return the output of the decoder layer (B, T, D), changed."""
         return hidden
+
+
+class Adapter(nn.Module):
+    """A method on a decoder: its layers by index, float32, each on the device of the decoder's layer."""
+
+    def __init__(self, config: AdapterConfig, decoder: Decoder):
+        super().__init__()
+        self.config = config
+        self.key = f"{config.method} {next(_NUMBERS)}"
+        """The adapter's key in :attr:`ForwardPass.notes`."""
+        self.layers = nn.ModuleDict()
+        for target in config.select_layers(decoder):
+            self.layers[str(target.index)] = config.layer_type(config, target.shape).to(target.device, torch.float32)
+
+    def at(self, index: int) -> AdapterLayer | None:
+        """Return the part at a layer of the decoder."""
+        return cast("AdapterLayer | None", self.layers._modules.get(str(index)))
+
+    def acting(self) -> Iterable[AdapterLayer]:
+        """Return all of its layers."""
+        return (cast(AdapterLayer, layer) for layer in self.layers.values())
+
+    def install(self, adapters: Adapters) -> None:
+        """Act on being attached: for methods that stand elsewhere than in layers."""
+
+    def uninstall(self) -> None:
+        """Undo :meth:`install`."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """``layers`` are the indices of the decoder's layers that get one, ``None`` for all that the method can act on.
+    """The options of a method; each subclass registers itself in ``METHODS``.
 
-    Those are all layers for a method that changes their outputs, and for one that changes attention those that have
-    softmax attention: in hybrid decoders, whose other layers are linear, state-space or convolutional, some of them.
+    ``layers`` are the indices of the decoder's layers that get one, ``None`` for all that the method can act on. Those
+    are all layers for a method that changes their outputs, and for one that changes attention those that have softmax
+    attention: in hybrid decoders, whose other layers are linear, state-space or convolutional, some of them.
     """
 
     layers: tuple[int, ...] | None = None
 
     method: ClassVar[str]
+    adapter_type: ClassVar[type[Adapter]] = Adapter
+    layer_type: ClassVar[type]
+    """A subclass of :class:`AdapterLayer`, made of the configuration and the shape of a layer."""
     needs_attention: ClassVar[bool] = True
     """Whether the method changes attention, and not what a layer puts out."""
     objective: ClassVar[Objective] = Objective()
@@ -72,19 +113,18 @@ class AdapterConfig:
         METHODS[cls.method] = cls
 
     def build(self, decoder: Decoder) -> Adapter:
-        return Adapter(self, decoder)
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        raise TypeError(f"attach: {type(self).__name__} has no layers of its own")
+        """Return the method on a decoder, as it starts."""
+        return self.adapter_type(self, decoder)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON has it, with the name of the method."""
         return {"method": self.method, **dataclasses.asdict(self)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> AdapterConfig:
-        """The configuration of a method by name.
+        """Return the configuration that :meth:`to_dict` describes.
 
-        ``ValueError`` for a method or a field that is not known, and for a value of another type.
+        ``ValueError`` for an unknown method or field, and for a value of another type.
         """
         values = dict(values)
         method = values.pop("method", None)
@@ -92,7 +132,8 @@ class AdapterConfig:
             raise ValueError(f"adapter: method must be one of {', '.join(sorted(METHODS))}, got {brief(method)}")
         return build(method, METHODS[method], values)
 
-    def chosen(self, decoder: Decoder) -> list[DecoderLayer]:
+    def select_layers(self, decoder: Decoder) -> list[DecoderLayer]:
+        """Return the layers that get one. ``ValueError`` for an index out of range, or one the method cannot act on."""
         count = len(decoder.layers)
         if self.layers is not None and not isinstance(self.layers, tuple):
             raise ValueError(f"attach: layers must be a tuple of indices or None, got {self.layers!r}")
@@ -110,37 +151,13 @@ class AdapterConfig:
 
 
 def one_of(owner: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise ``ValueError`` for a value that is none of those allowed."""
     if value not in allowed:
         raise ValueError(f"{owner}: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
 def positive(owner: str, **sizes: int) -> None:
+    """Raise ``ValueError`` for a size that is no positive int."""
     for name, value in sizes.items():
         if type(value) is not int or value <= 0:  # True is an int too
             raise ValueError(f"{owner}: {name} must be a positive int, got {value!r}")
-
-
-class Adapter(nn.Module):
-    """A method on a decoder: its layers by index, float32, each on the device of the decoder's."""
-
-    def __init__(self, config: AdapterConfig, decoder: Decoder):
-        super().__init__()
-        self.config = config
-        self.key = f"{config.method} {next(_NUMBERS)}"
-        """By which :attr:`ForwardPass.notes` are the adapter's."""
-        self.layers = nn.ModuleDict()
-        for target in config.chosen(decoder):
-            self.layers[str(target.index)] = config.layer(target.shape).to(target.device, torch.float32)
-
-    def at(self, index: int) -> AdapterLayer | None:
-        return cast("AdapterLayer | None", self.layers._modules.get(str(index)))
-
-    def acting(self) -> Iterable[AdapterLayer]:
-        """All of its layers."""
-        return (cast(AdapterLayer, layer) for layer in self.layers.values())
-
-    def install(self, adapters: Adapters) -> None:
-        """Called on attaching, as :meth:`uninstall` is on removal: for methods that stand elsewhere than in layers."""
-
-    def uninstall(self) -> None:
-        pass

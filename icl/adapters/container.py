@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from icl.adapters import hooks
+from icl.adapters import hooks, model_methods
 from icl.adapters.activations import ActivationRecord
 from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
-from icl.adapters.forward_pass import AdapterNames, ForwardPass, HookPoint, PassTracker, PromptLayout, ScopedValues
+from icl.adapters.forward_pass import AdapterNames, ForwardPass, HookPoint, PassTracker, PromptLayout
+from icl.adapters.scoped_values import ScopedValues
 from icl.adapters.storage import read_adapter, restore_adapter, save_adapter
-from icl.attention import ATTENTION_NAMES, AttentionScores, Decoder, base_of, has_site, internals, put_site, remove_site
+from icl.attention import ATTENTION_NAMES, Decoder, base_of, internals, put_site, site_of
 
 
 def attach(model: nn.Module, config: AdapterConfig | Sequence[AdapterConfig], name: str = "default") -> Adapters:
-    """The adapters of ``model``, with a new one that is in use from now on, alone.
+    """Return the adapters of ``model``, with a new one that is in use from now on, alone.
 
     ``model`` may be wrapped by peft or torch.compile; the adapters are then on the model inside. The base is frozen
     until the last adapter is gone. Several configurations make one adapter of several methods, which act together:
     transformations of the query one after the other, all virtual keys in one softmax.
 
-    Raises ``ValueError`` if the model has no text decoder that transformers' attention interface reaches, or an
-    encoder, or if the name is taken; :class:`icl.attention.internals.IncompatibleModelError`, which is one too, if
-    the model does not behave as adapters have to assume, then or in the first pass.
+    Raises:
+        ValueError: if the model has no text decoder that transformers' attention interface reaches, or an encoder, or
+            if the name is taken; :class:`icl.attention.internals.IncompatibleModelError`, which is one too, if the
+            model does not behave as adapters have to assume, then or in the first pass.
 
     >>> from icl import testbed
     >>> from icl.adapters import HyperICLConfig
@@ -37,27 +39,27 @@ def attach(model: nn.Module, config: AdapterConfig | Sequence[AdapterConfig], na
     2312
     >>> adapters.detach()
     """
-    with _container(model) as container:
-        container.add([config] if isinstance(config, AdapterConfig) else list(config), name)
-    return container
+    with _container(model) as adapters:
+        adapters.add([config] if isinstance(config, AdapterConfig) else list(config), name)
+    return adapters
 
 
 def attached(model: nn.Module) -> Adapters | None:
-    """The adapters of ``model``, or of what it wraps, if it has some."""
-    container = internals.unwrapped(model)[-1]._modules.get(Adapters.KEY)
-    return container if isinstance(container, Adapters) else None
+    """Return the adapters of ``model``, or of what it wraps, if it has some."""
+    adapters = internals.unwrapped(model)[-1]._modules.get(Adapters.KEY)
+    return adapters if isinstance(adapters, Adapters) else None
 
 
 @contextmanager
 def _container(model: nn.Module) -> Iterator[Adapters]:
-    """The adapters of ``model``, for another one; if that fails and there were none, the model is what it was."""
-    found = attached(model)
-    container = Adapters(model) if found is None else found
+    """Yield the adapters of ``model``, to add one; if that fails and there were none, the model is what it was."""
+    before = attached(model)
+    adapters = before or Adapters(model)
     try:
-        yield container
+        yield adapters
     except BaseException:
-        if found is None:
-            container.detach()
+        if before is None:
+            adapters.detach()
         raise
 
 
@@ -79,7 +81,7 @@ class Adapters(nn.Module):
         super().__init__()
         *wrappers, model = internals.unwrapped(model)
         decoder = Decoder(model)
-        if any(layer.attention is not None and has_site(layer.attention) for layer in decoder.layers):
+        if any(layer.attention is not None and site_of(layer.attention) for layer in decoder.layers):
             raise ValueError(
                 "attach: layers of this model have adapters already, attached to a model that shares them or has this "
                 "one inside: attach to that one, or detach there first"
@@ -95,32 +97,31 @@ class Adapters(nn.Module):
         for p in self._trainable:
             p.requires_grad_(False)
         model.add_module(self.KEY, self)
-        for layer in decoder.layers:
-            if layer.attention is not None:
-                put_site(layer.attention, _Site(self, layer.index))
         self._handles = hooks.install(self, wrappers)
+        model_methods.install(self)
         self.intercept()
 
     def intercept(self) -> None:
-        """Has the decoder call our attention, also after someone gave it another implementation."""
+        """Have the decoder call our attention, also after someone gave it another implementation."""
         name = internals.attention_of(self.decoder.config)
         base = base_of(name)
         if name == base:
             internals.set_attention(self.decoder.config, ATTENTION_NAMES[base])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moved with the model, and float32 over any base: ``model.half()`` is for the base."""
+        """Move with the model, and stay float32 over any base: ``model.half()`` is for the base."""
 
-        def moved(value: Tensor) -> Tensor:
+        def move(value: Tensor) -> Tensor:
             changed: Tensor = fn(value)
             return value.to(changed.device) if changed.dtype != value.dtype else changed
 
-        return super()._apply(moved, recurse)
+        return super()._apply(move, recurse)
 
-    # Which are there, and which are in use.
+    # Adapters that are loaded, and those in use.
 
     @property
     def names(self) -> AdapterNames:
+        """Names of all that are loaded."""
         return tuple(self.loaded)
 
     @property
@@ -130,8 +131,8 @@ class Adapters(nn.Module):
         return requests[0] if len(requests) == 1 else list(requests)
 
     def __getitem__(self, name: str) -> Sequence[Adapter]:
-        """The methods of an adapter."""
-        self._known(name)
+        """Return the methods of an adapter."""
+        self._check_names([(name,)])
         return cast("Sequence[Adapter]", self.loaded[name])
 
     def add(self, configs: Sequence[AdapterConfig], name: str = "default") -> None:
@@ -149,9 +150,9 @@ class Adapters(nn.Module):
 
     def activate(self, *names: str) -> None:
         """Use these from now on, together; none if there are none. Inside a :meth:`use` until it ends."""
-        self._choose(self._checked([tuple(names)]))
+        self._activate_requests(self._check_names([tuple(names)]))
 
-    def _choose(self, requests: Sequence[AdapterNames]) -> None:
+    def _activate_requests(self, requests: Sequence[AdapterNames]) -> None:
         if self.scoped.has("requests"):
             self.scoped.assign("requests", requests)
         else:
@@ -166,21 +167,21 @@ class Adapters(nn.Module):
         ``RuntimeError``: it may have been meant.
         """
         if rows is None:
-            requests = self._checked([tuple(names)])
+            requests = self._check_names([tuple(names)])
         elif names or not rows:
             raise ValueError("use: give names for all requests, or rows with one choice a request, not both")
         else:
-            requests = self._checked([(row,) if isinstance(row, str) else tuple(row or ()) for row in rows])
+            requests = self._check_names([(row,) if isinstance(row, str) else tuple(row or ()) for row in rows])
         with self.scoped.setting("requests", requests, by="use"):
             yield
 
-    def off(self) -> Any:
-        """``with adapters.off():`` runs the base alone."""
+    def off(self) -> AbstractContextManager[None]:
+        """Run the base alone: ``with adapters.off():``."""
         return self.use()
 
     @contextmanager
     def prompt(self, length: int) -> Iterator[None]:
-        """Passes inside the block, called by hand, read prompts of ``length`` tokens, those in the cache included.
+        """Have passes inside the block, called by hand, read prompts of ``length`` tokens, in the cache or not.
 
         ``generate`` knows that by itself. Otherwise the first pass on an empty cache is taken for the whole prompt,
         and task and function vectors, which act at its last token, refuse passes that do not tell.
@@ -197,50 +198,38 @@ class Adapters(nn.Module):
         del self.loaded[name]
 
     def detach(self) -> None:
-        """Take all off; the model is what it was, to the bit."""
+        """Take all off; the model is as it was, to the bit."""
         for name in self.names:
             self.remove(name)
         for handle in self._handles:
             handle.remove()
-        hooks.uninstall(self)
+        model_methods.uninstall(self)
         for layer in self.decoder.layers:
             if layer.attention is not None:
-                remove_site(layer.attention)
+                put_site(layer.attention, None)
         config = self.decoder.config
         internals.set_attention(config, base_of(internals.attention_of(config)))
         for p in self._trainable:
             p.requires_grad_(True)
         del self.model._modules[self.KEY]
 
-    @contextmanager
-    def hidden(self) -> Iterator[None]:
-        """The model without the adapters' parameters among its own."""
-        del self.model._modules[self.KEY]
-        try:
-            yield
-        finally:
-            self.model._modules[self.KEY] = self
-
-    def _checked(self, requests: list[AdapterNames]) -> Sequence[AdapterNames]:
-        for name in {name for request in requests for name in request}:
-            self._known(name)
+    def _check_names(self, requests: list[AdapterNames]) -> Sequence[AdapterNames]:
+        for name in (name for request in requests for name in request):
+            if name not in self.loaded:
+                raise ValueError(f"adapters: there is no {name!r}, but {', '.join(self.names) or 'none'}")
         return tuple(requests)
 
-    def _known(self, name: str) -> None:
-        if name not in self.loaded:
-            raise ValueError(f"adapters: there is no {name!r}, but {', '.join(self.names) or 'none'}")
-
     def requests(self) -> Sequence[AdapterNames]:
-        """What is in use here, by request, without what has been removed since."""
+        """Return the names in use here, by request, without what has been removed since."""
         requests: Sequence[AdapterNames] = self.scoped.get("requests", self._requests)
         return [tuple(name for name in request if name in self.loaded) for request in requests]
 
     def needs_end(self) -> bool:
-        """Whether something in use acts at the end of the prompt alone."""
-        used = {name for request in self.requests() for name in request}
-        return any(layer.needs_end for name in used for part in self[name] for layer in part.acting())
+        """Return whether something in use acts at the end of the prompt alone."""
+        parts = [part for request in self.requests() for name in request for part in self[name]]
+        return any(layer.needs_end for part in parts for layer in part.acting())
 
-    # What layers see.
+    # Passes, as layers see them.
 
     @property
     def step(self) -> ForwardPass:
@@ -248,7 +237,7 @@ class Adapters(nn.Module):
         return self.passes.now
 
     def new_pass(self) -> ForwardPass:
-        """A pass with what is in use here. ``ValueError`` where adapters have been frozen or moved under it."""
+        """Return a pass with what is in use here. ``ValueError`` where adapters have been frozen or offloaded."""
         self.scoped.check()
         requests = self.requests()
         if self.scoped.get("prompt") is not None and requests != (before := self.scoped.get("requests", requests)):
@@ -257,16 +246,21 @@ class Adapters(nn.Module):
                 raise ValueError(f"adapters: {', '.join(sorted(lost))} was removed while it was in use by generate")
         used = {name for request in requests for name in request}
         parts = [(part, name) for name in self.names if name in used for part in self[name]]
+        patches: Mapping[int, AdapterLayer] = self.scoped.get("patches", {})
         plan = [
             [(layer, name) for part, name in parts if (layer := part.at(each.index)) is not None]
+            + [(patch, None) for index, patch in patches.items() if index == each.index]
             for each in self.decoder.layers
         ]
-        self._usable([part for part, _ in parts])
+        self._check_parameters([parameter for part, _ in parts for parameter in part.parameters()])
         notes = {part.key: note for part, _ in parts if (note := self.scoped.get(part.key)) is not None}
-        return ForwardPass(requests, plan if parts else (), notes, self.scoped.get("record"))
+        return ForwardPass(requests, plan if parts or patches else (), notes, self.scoped.get("record"))
 
-    def _usable(self, parts: Sequence[Adapter]) -> None:
-        parameters = [p for part in parts for p in part.parameters()]
+    def patched(self, layers: Mapping[int, AdapterLayer]) -> AbstractContextManager[None]:
+        """Have these layers act as well in passes inside the block, by layer of the decoder, for all requests."""
+        return self.scoped.setting("patches", layers)
+
+    def _check_parameters(self, parameters: Sequence[nn.Parameter]) -> None:
         if any(p.is_meta for p in parameters[:1]):
             raise ValueError(
                 "adapters: their parameters have been offloaded, and layers do not bring them back: offload or "
@@ -279,28 +273,23 @@ class Adapters(nn.Module):
                 "then attach to what it returns"
             )
 
-    def expected(self, running: ForwardPass) -> set[HookPoint]:
-        """What has to be reached in a pass: attention and the layers around it, and what methods hook themselves."""
-        places: set[HookPoint] = set()
-        for layer in self.decoder.layers:
-            if layer.attention is not None:
-                places |= {("layer", layer.index), ("attention", layer.index)}
-        for layers in running.plan:
-            for adapted, _ in layers:
-                places |= adapted.places
-        return places
+    def expected(self, step: ForwardPass) -> set[HookPoint]:
+        """Return what a pass has to reach: attention and the layers around it, and what methods hook themselves."""
+        attentive = [layer.index for layer in self.decoder.layers if layer.attention is not None]
+        own = [layer.hook_points for layers in step.plan for layer, _ in layers]
+        return {(kind, index) for index in attentive for kind in ("layer", "attention")}.union(*own)
 
     @contextmanager
     def record(
         self, *, hidden: bool | Tensor = True, heads: bool = False, attention: Tensor | None = None
     ) -> Iterator[ActivationRecord]:
         """Record what the layers put out in the passes inside the block; the last pass stays."""
-        kept = ActivationRecord(hidden, heads, attention)
-        with self.scoped.setting("record", kept):
+        record = ActivationRecord(hidden, heads, attention)
+        with self.scoped.setting("record", record):
             try:
-                yield kept
+                yield record
             finally:
-                self.passes.forget(kept)
+                self.passes.forget(record)
 
     def save_pretrained(self, path: str | Path, name: str = "default") -> None:
         """Write configuration and weights of one adapter to the folder ``path``, files named as peft does."""
@@ -308,51 +297,20 @@ class Adapters(nn.Module):
 
     @staticmethod
     def from_pretrained(model: nn.Module, path: str | Path, name: str = "default") -> Adapters:
-        """``model`` with the adapter saved in ``path``, in use.
+        """Return the adapters of ``model`` with the one saved in ``path``, in use.
 
-        ``ValueError`` if the folder holds none, if its files do not fit each other, or if it was trained on another
-        base.
+        Raises:
+            ValueError: if the folder holds none, if its files do not fit each other, or if it was trained on another
+                base.
         """
         configs, tensors = read_adapter(Path(path), Decoder(internals.unwrapped(model)[-1]))
-        with _container(model) as container:
-            before = container.requests()
-            container.add(configs, name)
+        with _container(model) as adapters:
+            before = adapters.requests()
+            adapters.add(configs, name)
             try:
-                restore_adapter(container[name], tensors, Path(path))
+                restore_adapter(adapters[name], tensors, Path(path))
             except ValueError:
-                container.remove(name)
-                container._choose(before)
+                adapters.remove(name)
+                adapters._activate_requests(before)
                 raise
-        return container
-
-
-class _Site:
-    """On an attention module: what adapters do there in the pass that runs."""
-
-    def __init__(self, adapters: Adapters, index: int):
-        self.adapters, self.index = adapters, index
-
-    @property
-    def model(self) -> nn.Module:
-        model: nn.Module = self.adapters.model
-        return model
-
-    def uses(self, query: Tensor, key: Tensor) -> list[tuple[AdapterLayer, Tensor | None]]:
-        now, heads = self.adapters.passes.now, self.adapters.decoder.layers[self.index].shape
-        now.reached.add(("attention", self.index))
-        if query.ndim != 4 or (query.shape[1], query.shape[3]) != (heads.heads, heads.head_dim):
-            raise internals.incompatible(
-                self.model,
-                f"attention of layer {self.index} gets queries of shape {tuple(query.shape)} where (B, {heads.heads}, "
-                f"T, {heads.head_dim}) belongs",
-            )
-        if not now.cached and key.shape[2] != query.shape[2]:
-            raise internals.incompatible(
-                self.model, f"layer {self.index} reads a cache, and none was among the arguments of the decoder"
-            )
-        return now.uses(self.index, len(query), query.device)
-
-    def observe(self, scores: AttentionScores, output: Tensor) -> None:
-        record = self.adapters.passes.now.record
-        if record is not None:
-            record.attention_of(self.index, scores, output)
+        return adapters

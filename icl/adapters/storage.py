@@ -1,10 +1,11 @@
-"""An adapter on disk: its configuration and base in JSON, its weights in safetensors, in files named as peft does."""
+"""An adapter on disk: its configuration and base in JSON, its weights in safetensors, in files named as peft does.
+
+:func:`save_adapter` writes the files, :func:`read_adapter` and :func:`restore_adapter` read and load them.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,38 +18,35 @@ from torch import Tensor
 from icl.adapters.base import Adapter, AdapterConfig
 from icl.attention import Decoder, LayerShape
 from icl.common.configuration import brief
-from icl.common.files import read_json, same_format, write_text
+from icl.common.files import read_json, replacing, same_format, write_json
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save_adapter(folder: Path, parts: Sequence[Adapter], decoder: Decoder, base_name: str) -> None:
-    """Write the methods of an adapter, and what tells their base from others.
+    """Write the methods of an adapter, and the fingerprint of their base.
 
     ``OSError`` if they cannot be written; an adapter that was there before is left then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().contiguous().cpu() for key, value in _state(parts).items()}
-    draft = folder / f".{WEIGHTS_FILE}.tmp"
     try:
-        save_file(tensors, draft, metadata={"format": "pt"})
-        os.replace(draft, folder / WEIGHTS_FILE)
+        with replacing(folder / WEIGHTS_FILE) as draft:
+            save_file(tensors, draft, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"save_pretrained: {folder / WEIGHTS_FILE} cannot be written: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
     described = {
         "format": FORMAT,
         "parts": [part.config.to_dict() for part in parts],
         "base": decoder.fingerprint(),
         "base_model_name_or_path": base_name,
     }
-    write_text(folder / CONFIG_FILE, json.dumps(described, indent=2) + "\n")
+    write_json(folder / CONFIG_FILE, described)
 
 
 def read_adapter(folder: Path, decoder: Decoder) -> tuple[list[AdapterConfig], dict[str, Tensor]]:
-    """Configurations and weights of an adapter for this base. ``ValueError`` if they are none, or for another."""
+    """Return configurations and weights of an adapter. ``ValueError`` if they are none, or for another base."""
     described = read_config(folder)
     configs = [AdapterConfig.from_dict(part) for part in described["parts"]]
     reason = decoder.mismatch(described["base"])
@@ -61,7 +59,7 @@ def read_adapter(folder: Path, decoder: Decoder) -> tuple[list[AdapterConfig], d
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What :func:`save` wrote beside the weights. ``ValueError`` if it is not that."""
+    """Return the description that :func:`save_adapter` wrote beside the weights. ``ValueError`` if it is not that."""
     file = folder / CONFIG_FILE
     try:
         described = read_json(file)
@@ -80,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_base(file: Path, base: Any) -> None:
-    """``ValueError`` for what is not as :meth:`icl.attention.Decoder.fingerprint` describes a base."""
+    """Raise ``ValueError`` for what is not as :meth:`icl.attention.Decoder.fingerprint` describes a base."""
     sizes = {"architecture": str, "layers": int} | {f.name: int for f in fields(LayerShape)}
     if not isinstance(base, dict) or not all(type(base.get(name)) is kind for name, kind in sizes.items()):
         raise ValueError(f"from_pretrained: {file} must describe its base by {', '.join(sizes)}, got {brief(base)}")
@@ -102,7 +100,7 @@ def count_parameters(folder: Path) -> int:
 
 
 def restore_adapter(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) -> None:
-    """Load the weights. ``ValueError`` if names or shapes are not those of the configuration."""
+    """Load the weights into the methods. ``ValueError`` if names or shapes are not those of the configuration."""
     expected = _state(parts)
     if wrong := sorted(set(expected) ^ set(tensors)):
         raise ValueError(f"from_pretrained: weights of {folder} do not match their configuration, first {wrong[0]}")

@@ -14,11 +14,9 @@ if TYPE_CHECKING:
     from icl.attention.models import load_model as load_model
     from icl.attention.models import model_identity as model_identity
     from icl.attention.primitives import ATTENTION_NAMES as ATTENTION_NAMES
-    from icl.attention.primitives import AttentionSite as AttentionSite
     from icl.attention.primitives import base_of as base_of
-    from icl.attention.primitives import has_site as has_site
     from icl.attention.primitives import put_site as put_site
-    from icl.attention.primitives import remove_site as remove_site
+    from icl.attention.primitives import site_of as site_of
     from icl.attention.scores import AttentionScores as AttentionScores
     from icl.attention.scores import Prefix as Prefix
 

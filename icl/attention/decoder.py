@@ -1,4 +1,4 @@
-"""The text decoder of a vision-language model: its layers and their attention, found by what they are, not by name."""
+"""The text decoder of a vision-language model: its layers and their attention, identified by structure, not by name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from icl.attention import internals
 
-# Values kept of each tensor in a fingerprint, and how far a base of another precision may be from them.
+# Values of each tensor in a fingerprint, and how far a base of another precision may be from them.
 _VALUES = 8
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """Query heads, their width, and the width of the residual stream."""
+    """The number of query heads, their width, and the width of the residual stream."""
 
     heads: int
     head_dim: int
@@ -28,6 +28,8 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class DecoderLayer:
+    """A layer of the decoder, with its attention."""
+
     index: int
     """The model's own, by which a hybrid decoder counts layers of every kind."""
     module: nn.Module
@@ -38,25 +40,26 @@ class DecoderLayer:
 
     @property
     def device(self) -> torch.device:
-        """Where the layer computes."""
+        """The device that the layer computes on."""
         return internals.execution_device(self.module if self.attention is None else self.attention)
 
 
 class Decoder:
     """The layers of the text decoder, in order; not among them are vision towers, and gated cross-attention in between.
 
-    ``ValueError`` if the model has none, has an encoder, or computes attention outside the interface of transformers.
+    Raises:
+        ValueError: if the model has none, has an encoder, or computes attention outside the interface of transformers.
     """
 
     def __init__(self, model: nn.Module):
         decoder = internals.decoder_of(model)
         internals.probe(model, decoder)
         self.module: Any = decoder
-        self.layers = _layers(decoder, type(model).__name__)
+        self.layers = _find_layers(decoder, type(model).__name__)
         self.config: Any = next(layer.attention.config for layer in self.layers if layer.attention is not None)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells one base from another: class, sizes, and a few values of embeddings, queries and norms."""
+        """Return class, sizes, and a few values of embeddings, queries and norms, which tell one base from another."""
         return {
             "architecture": type(self.module).__name__,
             "layers": len(self.layers),
@@ -65,7 +68,7 @@ class Decoder:
         }
 
     def mismatch(self, other: dict[str, Any]) -> str | None:
-        """Why adapters made for a base with the fingerprint ``other`` do not belong here, or ``None`` if they do.
+        """Return why adapters for a base with the fingerprint ``other`` do not belong here, or ``None`` if they do.
 
         Precision does not matter: values are compared as far as bfloat16 tells them, and those that are not floating
         point (weights of 4 bits) are not compared.
@@ -99,24 +102,24 @@ def _sample(parameter: Tensor) -> list[float]:
     return [float(v) for v in flat[:: max(1, len(flat) // _VALUES)][:_VALUES].float()]
 
 
-def _layers(decoder: nn.Module, name: str) -> list[DecoderLayer]:
-    """All of the one list of layers whose members have self-attention, also those that have none."""
+def _find_layers(decoder: nn.Module, name: str) -> list[DecoderLayer]:
+    """Return all of the one list of layers whose members have self-attention, also those that have none."""
     stacks = [stack for stack in decoder.modules() if isinstance(stack, nn.ModuleList)]
-    found = {stack: attentions for stack in stacks if any(attentions := [_attentions(layer) for layer in stack])}
-    # a list within a layer, of experts or of blocks that make up one
-    inner = {module for stack in found for layer in stack for module in layer.modules()}
-    found = {stack: attentions for stack, attentions in found.items() if stack not in inner}
-    if not found:
+    attentive = {stack: attentions for stack in stacks if any(attentions := [_attentions(layer) for layer in stack])}
+    # Lists within a layer are of experts, or of blocks that make one up.
+    inner = {module for stack in attentive for layer in stack for module in layer.modules()}
+    candidates = [(stack, attentions) for stack, attentions in attentive.items() if stack not in inner]
+    if not candidates:
         raise ValueError(f"attach: found no self-attention with a layer_idx in the decoder of {name}")
-    if len(found) > 1 or any(len(several) > 1 for attentions in found.values() for several in attentions):
+    stack, attentions = candidates[0]
+    if len(candidates) > 1 or any(len(several) > 1 for several in attentions):
         raise ValueError(
             f"attach: layers of the decoder of {name} have more than one self-attention each, or stand in more than "
             "one list, and adapters cannot tell which is meant"
         )
-    ((stack, attentions),) = found.items()
-    shapes = [_shape(attention) for several in attentions for attention in several]
+    shapes = [_shape_of(attention) for several in attentions for attention in several]
     return [
-        DecoderLayer(i, module, several[0] if several else None, _shape(several[0]) if several else shapes[0])
+        DecoderLayer(i, module, several[0] if several else None, _shape_of(several[0]) if several else shapes[0])
         for i, (module, several) in enumerate(zip(stack, attentions))
     ]
 
@@ -125,5 +128,5 @@ def _attentions(layer: nn.Module) -> list[nn.Module]:
     return [module for module in layer.modules() if internals.is_self_attention(module)]
 
 
-def _shape(attention: Any) -> LayerShape:
+def _shape_of(attention: Any) -> LayerShape:
     return LayerShape(*internals.heads_of(attention), attention.config.hidden_size)

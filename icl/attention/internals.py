@@ -1,8 +1,8 @@
-"""Every name of transformers, accelerate, peft and torch that is theirs to change, in one file, with what checks it.
+"""Every name of transformers, accelerate, peft and torch that is theirs to change, in one file, with its checks.
 
 A release that renames one of them must raise an error, and never give another answer in silence. So what can be read
 off a model is probed when adapters are attached (:func:`probe`, once a model class), and what only a pass can show is
-checked in every pass: see ``icl/adapters/passes.py`` for hooks that were not called and caches that did not arrive, and
+checked in every pass: see ``icl/adapters/hooks.py`` for hooks that were not called and caches that did not arrive, and
 ``icl/attention/primitives.py`` for shapes. All of these raise :class:`IncompatibleModelError`.
 """
 
@@ -55,6 +55,7 @@ class IncompatibleModelError(ValueError):
 
 
 def incompatible(model: nn.Module | type, what: str) -> IncompatibleModelError:
+    """Return an error that says what is wrong with a model, on which versions, and what to do."""
     name = model.__name__ if isinstance(model, type) else type(model).__name__
     return IncompatibleModelError(
         f"{name}: {what}. Adapters cannot work on it with transformers {transformers.__version__} and torch "
@@ -66,11 +67,11 @@ def incompatible(model: nn.Module | type, what: str) -> IncompatibleModelError:
 
 
 def unwrapped(model: nn.Module) -> list[nn.Module]:
-    """``model`` and what it wraps, one in the other, the last of them transformers' own.
+    """Return ``model`` and what it wraps, one in the other, the last of them transformers' own.
 
-    Raises ``ValueError`` for peft's prompt learning, which puts tokens before the prompt where no adapter sees them.
+    ``ValueError`` for peft's prompt learning, which puts tokens before the prompt where no adapter sees them.
     """
-    found = [model]
+    models = [model]
     while True:
         inner = model._modules.get("_orig_mod")  # of torch.compile
         peft = sys.modules.get("peft")
@@ -79,61 +80,56 @@ def unwrapped(model: nn.Module) -> list[nn.Module]:
                 raise ValueError("attach: model must not have prompts of peft, whose tokens adapters cannot place")
             inner = model.get_base_model()
         if inner is None or inner is model:
-            return found
+            return models
         model = inner
-        found.append(model)
+        models.append(model)
 
 
 def wrapped_by_peft(model: nn.Module) -> bool:
+    """Return whether peft has put adapters of its own into a model."""
     return "peft_config" in model.__dict__
 
 
 def projection_types() -> tuple[type[nn.Module], ...]:
-    """What counts as a linear map: torch's, those derived from it (4 and 8 bits), and peft's around one."""
+    """Return the types of linear maps: torch's, those derived from it (4 and 8 bits), and peft's around one."""
     peft = sys.modules.get("peft.tuners.tuners_utils")
     return (nn.Linear,) if peft is None else (nn.Linear, peft.BaseTunerLayer)
 
 
 def execution_device(module: nn.Module) -> torch.device:
-    """Where the module computes, which is not where an offloaded weight lies."""
+    """Return where the module computes, which is not where an offloaded weight lies."""
     device = next(module.parameters()).device
-    if device.type == "meta":
-        for each in module.modules():
-            # Left there by accelerate; a model that is on meta itself, to be counted only, has none.
-            hook = each.__dict__.get("_hf_hook")
-            if hook is not None and getattr(hook, "execution_device", None) is not None:
-                return torch.device(hook.execution_device)
-    return device
+    # The hooks are accelerate's; a model that is on meta itself, to be counted only, has none.
+    hooks = [each.__dict__.get("_hf_hook") for each in module.modules()] if device.type == "meta" else []
+    places = [place for hook in hooks if (place := getattr(hook, "execution_device", None)) is not None]
+    return torch.device(places[0]) if places else device
 
 
 def value_of(module: nn.Module, name: str) -> Tensor:
-    """A parameter by its dotted name, read from where accelerate has offloaded it to, if it has."""
+    """Return a parameter by its dotted name, read from where accelerate has offloaded it to, if it has."""
     owner, _, leaf = name.rpartition(".")
     holder = module.get_submodule(owner)
-    parameter = holder.get_parameter(leaf)
-    if not parameter.is_meta:
-        return parameter
     hook = holder.__dict__.get("_hf_hook")
-    # several hooks in a row: SequentialHook
-    for each in (hook, *getattr(hook, "hooks", ())):
-        offloaded = getattr(each, "weights_map", None)
-        if offloaded is not None:
-            value: Tensor = offloaded[leaf]
-            return value
-    return parameter
+    # A SequentialHook holds several.
+    maps = [getattr(each, "weights_map", None) for each in (hook, *getattr(hook, "hooks", ()))]
+    weights = next((each for each in maps if each is not None), None)
+    parameter = holder.get_parameter(leaf)
+    value: Tensor = weights[leaf] if parameter.is_meta and weights is not None else parameter
+    return value
 
 
-# What a pass is called with.
+# Arguments of a pass.
 
 
 @cached
 def parameters_of(forward: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function by name."""
     return inspect.signature(forward).parameters
 
 
 @cached
 def forward_of(kind: Any) -> Callable[..., Any]:
-    """The forward method of a class that names its arguments: subclasses may hand theirs on as they are."""
+    """Return the forward method of a class that names its arguments: subclasses may hand theirs on as they are."""
     for each in kind.__mro__:
         forward = each.__dict__.get("forward")
         if forward is not None and set(parameters_of(forward)) & {*TOKENS, "hidden_states", "pixel_values"}:
@@ -141,15 +137,15 @@ def forward_of(kind: Any) -> Callable[..., Any]:
     return kind.forward  # type: ignore[no-any-return]
 
 
-def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a call by name."""
+def name_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of a module's call by name."""
     kind: Any = type(module)
     names = list(parameters_of(forward_of(kind)))[1:] if args else ()
     return {**dict(zip(names, args)), **kwargs}
 
 
-def arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a function is called with, by name, those included that it takes as further keywords."""
+def bind_arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a function's call by name, those included that it takes as further keywords."""
     signature = inspect.signature(function)
     bound = signature.bind_partial(*args, **kwargs).arguments
     for name, parameter in signature.parameters.items():
@@ -159,43 +155,26 @@ def arguments(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappi
 
 
 def cache_in(values: Iterable[Any]) -> Any:
-    """The cache among arguments or results, whatever it is called, or ``None``."""
-    for value in values:
-        if isinstance(value, Cache):
-            return value
-    return None
-
-
-def cache_keyword(model: nn.Module) -> str:
-    """What this release calls the cache among the arguments of a model."""
-    kind: Any = type(model)
-    known = parameters_of(forward_of(kind))
-    return next(name for name in CACHES if name in known)
+    """Return the cache among arguments or results, whatever it is called, or ``None``."""
+    return next((value for value in values if isinstance(value, Cache)), None)
 
 
 def outputs_of(result: Any) -> Iterable[Any]:
+    """Return the parts of what a model puts out, whether in a mapping, in a tuple or alone."""
     if isinstance(result, Mapping):
         return result.values()
     return result if isinstance(result, tuple) else (result,)
 
 
-def generation_setting(model: Any, given: Mapping[str, Any], name: str) -> Any:
-    """A setting of ``generate``, from its arguments, the configuration among them, or the model's own."""
-    for config in (given.get("generation_config"), model.generation_config):
-        if given.get(name) is None and config is not None and getattr(config, name) is not None:
-            return getattr(config, name)
-    return given.get(name)
-
-
-def inferred_mask(model: Any, given: Mapping[str, Any], ids: Tensor) -> Tensor | None:
-    """The mask that ``generate`` takes where it is given none: all but padding, if that ends no answer as well."""
-    pad, end = (generation_setting(model, given, f"{name}_token_id") for name in ("pad", "eos"))
-    if pad is None or pad in (end if isinstance(end, list | tuple) else [end]) or isinstance(end, Tensor):
-        return None
-    return ids.ne(pad)
+def generation_setting(model: Any, arguments: Mapping[str, Any], name: str) -> Any:
+    """Return a setting of ``generate``, from its arguments, the configuration among them, or the model's own."""
+    configs = (arguments.get("generation_config"), model.generation_config)
+    values = (arguments.get(name), *(getattr(config, name) for config in configs if config is not None))
+    return next((value for value in values if value is not None), None)
 
 
 def cached_tokens(cache: Cache | None) -> int:
+    """Return how many tokens a cache holds."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
@@ -203,31 +182,28 @@ def cached_tokens(cache: Cache | None) -> int:
 
 
 def register_attention(name: str, function: Callable[..., Any], base: str) -> None:
-    """Make ``function`` known under ``name``, with the masks that transformers makes for ``base``."""
-    AttentionInterface.register(name, function)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-
-
-def attention_bases() -> set[str]:
-    """Implementations that transformers has masks for."""
-    return set(ALL_MASK_ATTENTION_FUNCTIONS)
+    """Register ``function`` under ``name``, with the masks that transformers makes for ``base``, if it has that."""
+    if base in ALL_MASK_ATTENTION_FUNCTIONS:  # flash_attention_4 is of later releases
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
 
 
 def stock_attention(name: str, module: nn.Module) -> Callable[..., Any]:
-    """The function that transformers calls. ``ValueError`` for an eager one that is nowhere to be found."""
+    """Return the function that transformers calls. ``ValueError`` for a family without an eager one."""
     if name != "eager":
         function: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[name]
         return function
     # Each family has its own, in the file of its attention.
-    for kind in type(module).__mro__:
-        found = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
-        if found is not None:
-            return found  # type: ignore[no-any-return]
+    files = (sys.modules.get(kind.__module__) for kind in type(module).__mro__)
+    functions = (getattr(file, "eager_attention_forward", None) for file in files)
+    eager: Callable[..., Any] | None = next((each for each in functions if each is not None), None)
+    if eager is not None:
+        return eager
     raise ValueError(f"attention: {type(module).__name__} has no eager_attention_forward; use sdpa")
 
 
 def attention_of(config: Any) -> str:
-    """The implementation that a configuration asks for."""
+    """Return the implementation of attention that a configuration asks for."""
     name = config._attn_implementation
     if not isinstance(name, str):
         raise IncompatibleModelError(f"attach: {type(config).__name__} names no implementation of attention: {name!r}")
@@ -235,6 +211,7 @@ def attention_of(config: Any) -> str:
 
 
 def set_attention(config: Any, name: str) -> None:
+    """Have a configuration ask for another implementation of attention."""
     # Not of what is in it: in Idefics it is the configuration of the whole model, the vision tower's included.
     config._attn_implementation = {"": name}
     if config._attn_implementation != name:
@@ -246,26 +223,30 @@ def set_attention(config: Any, name: str) -> None:
 
 @cached
 def may_change_scores(function: Callable[..., Any]) -> frozenset[str]:
-    """Keywords of an attention function that our own formula of its scores leaves out."""
+    """Return the keywords of an attention function that our own formula of its scores leaves out."""
     return frozenset(parameters_of(function)) - KNOWN_TO_SCORES | CHANGE_SCORES
 
 
-class ConfigFor:
-    """A configuration that asks for another implementation of attention, and is the same otherwise."""
+class AttributeView:
+    """An object as it is, but for some attributes: a module as a function of transformers should see it."""
 
-    def __init__(self, config: Any, implementation: str):
-        self.__dict__.update(_config=config, _attn_implementation=implementation)
+    def __init__(self, target: Any, **attributes: Any):
+        self.__dict__.update(attributes, _target=target)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._config, name)
+        return getattr(self._target, name)
+
+
+def with_attention(module: Any, name: str) -> AttributeView:
+    """Return an attention module whose configuration asks for another implementation."""
+    return AttributeView(module, config=AttributeView(module.config, _attn_implementation=name))
 
 
 def scaling_of(module: nn.Module, query: Tensor, kwargs: Mapping[str, Any], model: nn.Module) -> float:
-    """What scores are multiplied by, as the layer hands it to attention."""
-    given = kwargs.get(SCALING)
+    """Return the factor of the scores, as the layer hands it to attention."""
+    if kwargs.get(SCALING) is not None:
+        return float(kwargs[SCALING])
     usual: float = query.shape[-1] ** -0.5
-    if given is not None:
-        return float(given)
     # Functions of transformers take the usual one then; a layer that has another hands it on under another name.
     own = getattr(module, SCALING, None)
     if own is not None and abs(float(own) - usual) > 1e-6 * usual:
@@ -274,13 +255,14 @@ def scaling_of(module: nn.Module, query: Tensor, kwargs: Mapping[str, Any], mode
 
 
 def window_of(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> int | None:
-    """How far back a query sees, of flash attention, which takes it beside the mask."""
+    """Return how far back a query sees in flash attention, which takes it beside the mask."""
     if "sliding_window" not in parameters_of(function):
         raise IncompatibleModelError(f"attention: {function!r} takes no sliding_window; use sdpa. {_TESTED}")
     return kwargs.get("sliding_window")
 
 
 def is_self_attention(module: nn.Module) -> bool:
+    """Return whether a module is the self-attention of a decoder layer."""
     # Whatever is_causal says: that of PaliGemma, which sees its prompt both ways, is False. Cross-attention has none,
     # or says what it is.
     return (
@@ -292,7 +274,7 @@ def is_self_attention(module: nn.Module) -> bool:
 
 
 def heads_of(attention: Any) -> tuple[int, int]:
-    """Query heads and their width, which families hold on the module, the configuration, or both."""
+    """Return query heads and their width, which families hold on the module, the configuration, or both."""
     config = attention.config
     heads = getattr(attention, "num_heads", None) or config.num_attention_heads
     return heads, getattr(attention, "head_dim", None) or config.hidden_size // heads
@@ -302,17 +284,16 @@ def heads_of(attention: Any) -> tuple[int, int]:
 
 
 def decoder_of(model: nn.Module) -> Any:
-    """The text decoder. ``ValueError`` for a model that has none, or an encoder that adapters would not reach."""
+    """Return the text decoder. ``ValueError`` for a model without one, or with an encoder out of adapters' reach."""
     find = getattr(model, "get_decoder", None)
     decoder = find() if find is not None else None
     if decoder is None or not hasattr(decoder, "set_attn_implementation"):
         raise ValueError(f"attach: model must be one of transformers with a text decoder, got {type(model).__name__}")
-    for config in (getattr(model, "config", None), decoder.config):
-        if getattr(config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"attach: model must be a decoder alone, and {type(model).__name__} has an encoder, which reads the "
-                "prompt before adapters could act on it"
-            )
+    if any(getattr(config, "is_encoder_decoder", False) for config in (getattr(model, "config", None), decoder.config)):
+        raise ValueError(
+            f"attach: model must be a decoder alone, and {type(model).__name__} has an encoder, which reads the prompt "
+            "before adapters could act on it"
+        )
     return decoder
 
 
@@ -325,8 +306,12 @@ def probe(model: nn.Module, decoder: nn.Module) -> None:
 
 @cached
 def _probe_class(model: type, decoder: type, *, has_head: bool, rotates: bool) -> None:
-    _probe_forward(model, (MASK, LABELS) if has_head else (MASK,))
-    _probe_forward(decoder, (MASK,))
+    for kind, required in ((model, (MASK, LABELS) if has_head else (MASK,)), (decoder, (MASK,))):
+        names = parameters_of(forward_of(kind))
+        missing = [name for name in required if name not in names]
+        missing += [" or ".join(either) for either in (TOKENS, CACHES) if not names.keys() & set(either)]
+        if missing:
+            raise incompatible(kind, f"its forward takes no {', no '.join(missing)}")
     for name in ("sdpa", "eager"):
         if name not in ALL_MASK_ATTENTION_FUNCTIONS:
             raise incompatible(model, f"transformers has no function that makes masks for {name!r}")
@@ -342,23 +327,12 @@ def _probe_class(model: type, decoder: type, *, has_head: bool, rotates: bool) -
             raise incompatible(model, f"it has no method {method!r}")
 
 
-def _probe_forward(kind: type, wanted: tuple[str, ...]) -> None:
-    names = set(parameters_of(forward_of(kind)))
-    missing = [name for name in wanted if name not in names]
-    if not names & set(TOKENS):
-        missing.append(" or ".join(TOKENS))
-    if not names & set(CACHES):
-        missing.append(" or ".join(CACHES))
-    if missing:
-        raise incompatible(kind, f"its forward takes no {', no '.join(missing)}")
-
-
 # Training, and counting.
 
 
 @contextmanager
 def as_with_peft(model: nn.Module) -> Iterator[None]:
-    """Trainer refuses weights of 4 bits unless peft has left its mark, that something else is trained."""
+    """Put the mark of peft on a model, without which Trainer refuses weights of 4 bits."""
     before = model.__dict__.get(TRAINS_OTHER_WEIGHTS)
     model.__dict__[TRAINS_OTHER_WEIGHTS] = True
     try:
@@ -370,5 +344,5 @@ def as_with_peft(model: nn.Module) -> Iterator[None]:
 
 
 def cpu_attention() -> Any:
-    """The operator that attention on a CPU ends in, which torch's counter of operations does not know."""
+    """Return the operator that attention on a CPU ends in, which torch's counter of operations does not know."""
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

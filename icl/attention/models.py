@@ -1,4 +1,4 @@
-"""Vision-language models by name, each with its processor."""
+"""Vision-language models by name, each with its processor, and what tells one from another of the same name."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from icl.common.sources import find_source
 
 
 def load_model(name: str) -> tuple[Any, Any]:
-    """A vision-language model and its processor, on a GPU if there is one.
+    """Return a vision-language model and its processor, on a GPU if there is one.
 
-    ``name`` is a path or a name on the hub for transformers' auto classes, "testbed", or "testbed:" and what
-    :func:`icl.testbed.load` takes. Code that comes with a model is not run.
+    Args:
+        name: a path or a name on the hub for transformers' auto classes, "testbed", or "testbed:" and what
+            :func:`icl.testbed.load` takes. Code that comes with a model is not run.
 
-    Raises ``ValueError`` for a model that is not there or cannot be loaded, for one that writes no text about images,
-    and for one whose processor takes packages that are not installed: those that read videos as well (Qwen2-VL,
-    SmolVLM) take the extra "video".
+    Raises:
+        ValueError: for a model that is not there or cannot be loaded, for one that writes no text about images, and
+            for one whose processor takes packages that are not installed: those that read videos as well (Qwen2-VL,
+            SmolVLM) take the extra "video".
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if (named := find_source(name)) is not None:
         source, rest = named
-        small, words = source.load_model(rest)
-        return small.to(device), words
+        source_model, source_processor = source.load_model(rest)
+        return source_model.to(device), source_processor
     where = hub.locate(name)
     with hub.loading(name):
         kind = transformers.AutoConfig.from_pretrained(name, **where).model_type
@@ -38,7 +40,7 @@ def load_model(name: str) -> tuple[Any, Any]:
             f"model: {name} is a {kind}, which writes no text about images: name a vision-language model such as "
             "HuggingFaceM4/idefics2-8b. Models that embed, such as CLIP, are for banks (icl bank build --model)"
         )
-    processor = _processor(name, where)
+    processor = _load_processor(name, where)
     if not isinstance(processor, transformers.ProcessorMixin):
         raise ValueError(f"model: {name} has no processor of images and text, but a {type(processor).__name__}")
     with hub.loading(name):
@@ -51,9 +53,9 @@ _READ = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 
 def model_identity(name: str) -> str | None:
-    """Return what tells the model of this name from another that took its place, without loading it.
+    """Return a digest of all bytes of a model's files, or its commit on the hub, without loading it.
 
-    A digest of all bytes of its files, or the commit of a model of the hub. ``None`` for one of the hub that is not on
+    It tells the model of this name from another that took its place. ``None`` for a model of the hub that is not on
     this machine yet.
     """
     named = find_source(name)
@@ -66,11 +68,11 @@ def model_identity(name: str) -> str | None:
         return digest(repr(list(zip([path.name for path in files], pool.map(digest_file, files)))))
 
 
-# Packages that some processors import once they are made, by how their errors call them.
+# Packages that some processors import when they are loaded, by how their errors call them.
 _FOR_VIDEO = ("torchvision", "num2words")
 
 
-def _processor(name: str, where: dict[str, bool]) -> Any:
+def _load_processor(name: str, where: dict[str, bool]) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(name, **where)
     except Exception as error:

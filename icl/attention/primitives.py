@@ -1,6 +1,6 @@
 """Attention of the text decoder with room for adapters: one function and one mask function, known to transformers.
 
-Four things can be done to softmax(s q k' + mask) v, and every method is made of them (METHODS in docs/adapters.md):
+Four things can be done to softmax(s q k' + mask) v, and every method is made of them (docs/adapters.md):
 
 - the query is transformed,
 - virtual keys and values stand before the others, visible to all queries, without a place in the cache,
@@ -14,6 +14,7 @@ All four work on what that function takes, so eager, sdpa, flash and flex attent
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from icl.attention import internals
-from icl.attention.scores import AttentionFunction, AttentionScores, ModuleView, Prefix
+from icl.attention.scores import AttentionFunction, AttentionScores, Prefix
 
 # transformers looks for the names of its own functions inside ours, so ours hold none of them.
 ATTENTION_NAMES = {
@@ -36,18 +37,19 @@ _SITE = "_icl_site"
 
 
 class AttentionPrimitives(Protocol):
-    """What a layer of an adapter may do to attention. ``rows`` (B,) says for which requests, ``None`` for all."""
+    """The changes that a layer of an adapter may make to attention."""
 
     def transform_query(self, query: Tensor, scaling: float) -> Tensor:
-        """(B, H, T, dh) to the same, float32."""
+        """Return the query (B, H, T, dh), changed, float32."""
 
-    def prefix(self) -> Prefix | None: ...
+    def prefix(self) -> Prefix | None:
+        """Return virtual keys and values to stand before the others."""
 
     def score_bias(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor] | None:
-        """Factors (B, H, T, m) and (B, 1, keys, m) of what is added to the scores, after scaling."""
+        """Return factors (B, H, T, m) and (B, 1, keys, m) of what is added to the scores, after scaling."""
 
     def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
-        """The output (B, T, H, dv), shifted. ``mass`` takes log-scores (B, H, T) to their share of the softmax."""
+        """Return the output (B, T, H, dv), shifted. ``mass`` takes log-scores (B, H, T) to shares of the softmax."""
 
 
 class AttentionSite(Protocol):
@@ -55,64 +57,56 @@ class AttentionSite(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """Named in errors."""
+        """The model that errors name."""
 
     def uses(self, query: Tensor, key: Tensor) -> Sequence[tuple[AttentionPrimitives, Tensor | None]]:
-        """Raises ``IncompatibleModelError`` if these are not what attention of this layer gets."""
+        """Return the layers in use, each with the rows (B,) of its requests, or ``None`` for all.
+
+        Raises ``IncompatibleModelError`` if query and key are not what attention of this layer gets.
+        """
 
     def observe(self, scores: AttentionScores, output: Tensor) -> None:
-        """Sees what went into the softmax and what came out, (B, T, H, dv)."""
+        """See the inputs of the softmax, and what came out of it, (B, T, H, dv)."""
 
 
-def put_site(module: nn.Module, site: AttentionSite) -> None:
-    """Make room for adapters on an attention module. Not a submodule: the model's own parameters stay what they are."""
+def put_site(module: nn.Module, site: AttentionSite | None) -> None:
+    """Make room for adapters on an attention module, or with ``None`` take it away.
+
+    Not a submodule: the model's own parameters stay what they are.
+    """
     module.__dict__[_SITE] = site
+    if site is None:
+        del module.__dict__[_SITE]
 
 
-def has_site(module: nn.Module) -> bool:
-    return _SITE in module.__dict__
-
-
-def remove_site(module: nn.Module) -> AttentionSite | None:
-    """Who had been put there."""
-    site: AttentionSite | None = module.__dict__.pop(_SITE, None)
-    return site
+def site_of(module: nn.Module) -> AttentionSite | None:
+    """Return the site on an attention module, if there is one."""
+    return module.__dict__.get(_SITE)
 
 
 def base_of(name: str) -> str:
-    """What runs underneath an implementation's name. ``ValueError`` for one that has no mask function we know of."""
+    """Return the implementation underneath a name. ``ValueError`` for one that has no mask function we know of."""
     for base, ours in ATTENTION_NAMES.items():
         if name in (base, ours):
             return base
     raise ValueError(f"attention: adapters run on {', '.join(ATTENTION_NAMES)}, and this model is set to {name!r}")
 
 
-def _stock(name: str, module: nn.Module) -> tuple[AttentionFunction, Any]:
-    """The function that transformers would have called, and the module as it would have seen it."""
-    # Only flash asks which of its kinds it is.
-    seen = ModuleView(module, config=internals.ConfigFor(module.config, name)) if "flash" in name else module
-    return internals.stock_attention(name, module), seen
-
-
 def _attention(
-    name: str,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any,
-    **kwargs: Any,
+    name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    base, seen = _stock(name, module)
-    site: AttentionSite | None = module.__dict__.get(_SITE)
+    function: AttentionFunction = internals.stock_attention(name, module)
+    # Only flash asks which of its kinds it is.
+    view: Any = internals.with_attention(module, name) if "flash" in name else module
+    site = site_of(module)
     if site is None:
-        return base(seen, query, key, value, attention_mask, **kwargs)
+        return function(view, query, key, value, attention_mask, **kwargs)
     uses = site.uses(query, key)
     scaling = kwargs[internals.SCALING] = internals.scaling_of(module, query, kwargs, site.model)
     original = query
     for layer, rows in uses:
-        query = _chosen(layer.transform_query(query, scaling), query, rows)
-    scores = AttentionScores(name, base, seen, query, key, value, attention_mask, kwargs)
+        query = _change_rows(query, layer.transform_query(query, scaling), rows)
+    scores = AttentionScores(name, function, view, query, key, value, attention_mask, kwargs)
     if (wrong := scores.wrong_mask()) is not None:
         raise internals.incompatible(site.model, f"attention gets a mask that is {wrong}")
     prefixes = []
@@ -124,36 +118,34 @@ def _attention(
         prefix = layer.prefix()
         if prefix is not None:
             prefixes.append((prefix, rows))
-    output, weights = _with_prefixes(scores, prefixes)
-    wanted = (len(query), query.shape[2], query.shape[1], value.shape[-1])
-    if not isinstance(output, Tensor) or output.shape != wanted:
+    output, weights = _attend_with_prefixes(scores, prefixes)
+    shape = (len(query), query.shape[2], query.shape[1], value.shape[-1])
+    if not isinstance(output, Tensor) or output.shape != shape:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise internals.incompatible(site.model, f"attention puts out {got} where (B, T, H, dv) = {wanted} belongs")
+        raise internals.incompatible(site.model, f"attention puts out {got} where (B, T, H, dv) = {shape} belongs")
     for layer, rows in uses:
-        shifted = layer.shift(original, output, scores.mass)
-        output = _chosen(shifted, output, rows)
+        output = _change_rows(output, layer.shift(original, output, scores.mass), rows)
     site.observe(scores, output)
     return output, weights
 
 
-def _chosen(new: Tensor, old: Tensor, rows: Tensor | None) -> Tensor:
+def _change_rows(old: Tensor, new: Tensor, rows: Tensor | None) -> Tensor:
+    """Return ``new``, in the type of ``old``, at these rows (B,), and ``old`` at all others."""
     if new is old:
         return old
     new = new.to(old.dtype)
     return new if rows is None else torch.where(rows[:, None, None, None], new, old)
 
 
-def _with_prefixes(
+def _attend_with_prefixes(
     scores: AttentionScores, prefixes: list[tuple[Prefix, Tensor | None]]
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention with all virtual keys in one softmax, as one prompt in front of them would do it."""
-    if not prefixes:
-        return scores.attend()
+    """Attend with all virtual keys in one softmax, as one prompt in front of them would do it."""
     joint = [(p, rows) for p, rows in prefixes if p.gate is None and not p.added]
     output, weights = scores.attend(joint)
     for p, rows in prefixes:
         if p.added:
-            mine = scores.replace(value=torch.zeros_like(scores.value)).attend([(p, rows)])[0]
+            mine = replace(scores, value=torch.zeros_like(scores.value)).attend([(p, rows)])[0]
             output = output + (mine if rows is None else mine * rows[:, None, None, None])
         elif p.gate is not None:
             mine = scores.attend([*joint, (p, rows)])[0]
@@ -162,5 +154,4 @@ def _with_prefixes(
 
 
 for _base, _ours in ATTENTION_NAMES.items():
-    if _base in internals.attention_bases():  # flash_attention_4 is of later releases
-        internals.register_attention(_ours, partial(_attention, _base), _base)
+    internals.register_attention(_ours, partial(_attention, _base), _base)

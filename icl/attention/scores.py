@@ -1,13 +1,17 @@
-"""One softmax of attention: its scores, its mask, and virtual keys before the others, on whatever computes it."""
+"""One softmax of attention: its scores, its mask, and virtual keys before the others, on whatever computes it.
+
+A single decoded token under eager or sdpa is computed by our own formula, which does not copy the cache; anything else
+goes to the function that transformers would have called, with virtual keys concatenated before the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import pad, softmax
 
@@ -33,22 +37,12 @@ class Prefix:
     added: bool = False
 
 
-class ModuleView:
-    """An attention module as a function of transformers should see it for one call."""
-
-    def __init__(self, module: nn.Module, **attributes: Any):
-        self.__dict__.update(attributes, _module=module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
 @dataclass
 class AttentionScores:
-    """What goes into one softmax, and who computes it: queries (B, H, T, dh), keys, values (B, Hkv, Tk, .), a mask."""
+    """The inputs of one softmax, and who computes it: queries (B, H, T, dh), keys, values (B, Hkv, Tk, .), a mask."""
 
     name: str
-    base: AttentionFunction
+    function: AttentionFunction
     module: Any
     query: Tensor
     key: Tensor
@@ -56,47 +50,47 @@ class AttentionScores:
     mask: Any
     kwargs: dict[str, Any]
 
-    def replace(self, **changes: Any) -> AttentionScores:
-        return AttentionScores(**{**vars(self), **changes})
-
     def biased(self, left: Tensor, right: Tensor) -> AttentionScores:
-        """With columns that add left right' to q k'."""
+        """Return them with columns that add left right' to q k'."""
         heads = self.key.shape[1]
         width = -left.shape[-1] % _WIDTH
         left = pad(left.to(self.query.dtype), (0, width)).expand(*self.query.shape[:3], -1)
         right = pad(right.to(self.key.dtype), (0, width)).expand(len(self.key), heads, -1, -1)
-        return self.replace(query=torch.cat([self.query, left], -1), key=torch.cat([self.key, right], -1))
+        return replace(self, query=torch.cat([self.query, left], -1), key=torch.cat([self.key, right], -1))
 
     def mass(self, log_score: Tensor) -> Tensor:
-        """exp(log_score) / (exp(log_score) + sum over the visible keys of exp(score)): (B, H, T), float32."""
+        """Return exp(log_score) / (exp(log_score) + sum over the visible keys of exp(score)): (B, H, T), float32."""
         if self._explicit:
-            return torch.sigmoid(log_score.float() - torch.logsumexp(self._scores(), -1))
+            return torch.sigmoid(log_score.float() - torch.logsumexp(self._compute(), -1))
         # A key that only the further column sees, with a one where all others' values have zeros.
-        scale = self.kwargs["scaling"]
-        heads = self.query.shape[1]
-        augmented = self.biased(log_score[..., None] / scale, self.key.new_zeros(1, 1, self.key.shape[2], 1))
+        heads, log_score = self.query.shape[1], log_score[..., None] / self.kwargs[internals.SCALING]
+        augmented = self.biased(log_score, self.key.new_zeros(1, 1, self.key.shape[2], 1))
         key = self.query.new_zeros(heads, 1, augmented.key.shape[-1])
         key[..., self.key.shape[-1]] = 1
         value = torch.zeros_like(self.value)
-        share = augmented.replace(value=value).attend([(Prefix(key, value.new_ones(heads, 1, value.shape[-1])), None)])
-        return share[0][..., 0].transpose(1, 2).float()
+        further = Prefix(key, value.new_ones(heads, 1, value.shape[-1]))
+        share = replace(augmented, value=value).attend([(further, None)])[0]
+        return share[..., 0].transpose(1, 2).float()
 
     def probabilities(self) -> Tensor:
-        """softmax of the scores (B, H, T, Tk), float32, without virtual keys.
+        """Return the softmax of the scores (B, H, T, Tk), float32, without virtual keys.
 
         ``ValueError`` where the model's attention changes scores by more than a scale and a mask (Gemma 2, gpt-oss).
         """
-        if not self._known or ("flash" in self.name and self.kwargs.get("sliding_window") is not None):
+        if not self._is_plain or ("flash" in self.name and self.kwargs.get("sliding_window") is not None):
             raise ValueError(
                 f"record: attention of {type(self.module).__name__} is more than a softmax of scaled and masked scores "
                 "(softcap, sinks, a window under flash), and is not recorded"
             )
-        return softmax(self._scores(), -1)
+        return softmax(self._compute(), -1)
 
     def attend(self, prefixes: Sequence[tuple[Prefix, Tensor | None]] = ()) -> tuple[Tensor, Tensor | None]:
-        """(B, T, H, dv), and the weights of the keys that are no virtual ones if the function underneath tells them."""
+        """Return the output (B, T, H, dv), and the weights of all but virtual keys if the function underneath has them.
+
+        Each prefix comes with the rows (B,) of the requests that see it, or ``None`` for all.
+        """
         if not prefixes:
-            return self.base(self.module, self.query, self.key, self.value, self.mask, **self.kwargs)
+            return self.function(self.module, self.query, self.key, self.value, self.mask, **self.kwargs)
         if self._explicit:
             return self._attend_explicitly(prefixes)
         return self._attend_concatenated(prefixes)
@@ -105,15 +99,15 @@ class AttentionScores:
     def _explicit(self) -> bool:
         """Whether scores are few: those of one token, which are computed as they are, and the cache is not copied."""
         few = self.query.shape[2] == 1 and not self.kwargs.get("dropout")
-        return few and self.name in ("eager", "sdpa") and self._known
+        return few and self.name in ("eager", "sdpa") and self._is_plain
 
     @property
-    def _known(self) -> bool:
-        """Whether :meth:`_scores` are those of the function, which may take more into account than we do."""
-        return all(self.kwargs.get(name) is None for name in internals.may_change_scores(self.base))
+    def _is_plain(self) -> bool:
+        """Whether :meth:`_compute` are those of the function, which may take more into account than we do."""
+        return all(self.kwargs.get(name) is None for name in internals.may_change_scores(self.function))
 
     def wrong_mask(self) -> str | None:
-        """What the mask is, if it is nothing that this implementation is given by transformers; else ``None``."""
+        """Describe a mask that is none of those that transformers gives this implementation; else ``None``."""
         mask = self.mask
         if mask is None:
             return None
@@ -132,15 +126,15 @@ class AttentionScores:
     @property
     def _causal(self) -> bool:
         """Whether no mask means a triangle, rather than that all is visible."""
-        told = self.kwargs.get("is_causal")
-        causal = getattr(self.module, "is_causal", True) if told is None else told
+        causal = self.kwargs.get("is_causal")
+        causal = getattr(self.module, "is_causal", True) if causal is None else causal
         return bool(causal) and self.query.shape[2] > 1 and self.name not in ("eager", "flex_attention")
 
-    def _scores(self) -> Tensor:
-        """(B, H, T, Tk), float32, -inf where a key is not visible."""
+    def _compute(self) -> Tensor:
+        """Return q k' s (B, H, T, Tk), float32, -inf where a key is not visible."""
         B, H, T, width = self.query.shape
         grouped = self.query.reshape(B, self.key.shape[1], -1, width)
-        scaling: float = self.kwargs["scaling"]
+        scaling: float = self.kwargs[internals.SCALING]
         scores = (grouped @ self.key.transpose(-1, -2)).view(B, H, T, -1).float() * scaling
         mask = self._full_mask()
         if mask is None:
@@ -150,7 +144,7 @@ class AttentionScores:
         return scores + mask
 
     def _full_mask(self) -> Tensor | None:
-        """The mask that (B, H, T, Tk) broadcasts with; ``None`` if all keys are visible."""
+        """Return a mask that broadcasts to (B, H, T, Tk); ``None`` if all keys are visible."""
         queries, keys = self.query.shape[2], self.key.shape[2]
         if isinstance(self.mask, Tensor) and self.mask.ndim == 4:
             return self.mask[..., :keys]
@@ -172,11 +166,11 @@ class AttentionScores:
 
     def _attend_explicitly(self, prefixes: Sequence[tuple[Prefix, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
         B, H, T, _ = self.query.shape
-        key, value, rows = _joined(prefixes, self.query, self.value)
-        virtual = (self.query @ key.transpose(-1, -2)).float() * self.kwargs["scaling"]
+        key, value, rows = _join(prefixes, self.query, self.value)
+        virtual = (self.query @ key.transpose(-1, -2)).float() * self.kwargs[internals.SCALING]
         if rows is not None:
             virtual = virtual.masked_fill(~rows[:, None, None], -torch.inf)
-        shares = softmax(torch.cat([virtual, self._scores()], -1), -1).to(self.value.dtype)
+        shares = softmax(torch.cat([virtual, self._compute()], -1), -1).to(self.value.dtype)
         ours, others = shares.split([key.shape[1], self.key.shape[2]], -1)
         grouped = others.reshape(B, self.value.shape[1], -1, others.shape[-1])
         output = (grouped @ self.value).view(B, H, T, -1) + ours @ value
@@ -184,19 +178,16 @@ class AttentionScores:
 
     def _attend_concatenated(self, prefixes: Sequence[tuple[Prefix, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
         B, H, T, _ = self.query.shape
-        virtual_key, virtual_value, rows = _joined(prefixes, self.query, self.value)
-        flash = "flash" in self.name
-        mask = self.mask
+        virtual_key, virtual_value, rows = _join(prefixes, self.query, self.value)
+        flash, mask, query = "flash" in self.name, self.mask, self.query
         triangle = mask is None and rows is None and self._causal
-        # What sdpa cuts off on its own where the cache has room for more than there is.
+        # Of the cache, whose room for more sdpa cuts off on its own.
         keys = T if triangle and not flash else self.key.shape[2]
         n, groups = virtual_key.shape[1], H // self.key.shape[1]
         key, value = (
             torch.cat([virtual.expand(B, -1, -1, -1), real[:, :, :keys].repeat_interleave(groups, 1)], 2)
             for virtual, real in ((virtual_key, self.key), (virtual_value, self.value))
         )
-        module = ModuleView(self.module, num_key_value_groups=1)
-        query = self.query
         if keys == T > 1 and (triangle or flash):
             # As many queries before the others keep the triangle of "causal" a triangle, which needs no mask.
             query = pad(query, (0, 0, n, 0))
@@ -206,11 +197,12 @@ class AttentionScores:
             mask = _block_mask(mask, rows, n, B, T, keys + n, query.device)
         elif mask is not None or rows is not None:
             mask = self._wider_mask(rows, n)
-        output, weights = self.base(module, query, key, value, mask, **self.kwargs)
+        module = internals.AttributeView(self.module, num_key_value_groups=1)
+        output, weights = self.function(module, query, key, value, mask, **self.kwargs)
         return output[:, -T:], None if weights is None or weights.ndim < 4 else weights[:, :, -T:, n:]
 
     def _flash_mask(self, mask: Tensor | None, rows: Tensor | None, n: int) -> Tensor | None:
-        window = internals.window_of(self.base, self.kwargs)
+        window = internals.window_of(self.function, self.kwargs)
         if window is not None and window < self.key.shape[2]:
             raise ValueError(
                 f"attention: virtual keys are out of sight in a window of {window} with {self.key.shape[2]} keys under "
@@ -218,10 +210,9 @@ class AttentionScores:
             )
         if mask is None and rows is None:
             return None
-        B = len(self.query)
         if mask is None:
-            mask = torch.ones(B, self.key.shape[2], dtype=torch.long, device=self.query.device)
-        visible = mask.new_ones(B, n) if rows is None else rows.to(mask.dtype)
+            mask = torch.ones(len(self.query), self.key.shape[2], dtype=torch.long, device=self.query.device)
+        visible = mask.new_ones(len(mask), n) if rows is None else rows.to(mask.dtype)
         return torch.cat([visible, mask], 1)
 
     def _wider_mask(self, rows: Tensor | None, n: int) -> Tensor:
@@ -230,45 +221,44 @@ class AttentionScores:
         if mask is None:
             mask = torch.ones(1, 1, T, self.key.shape[2], dtype=torch.bool, device=self.query.device)
         mask = mask.view(*[1] * (4 - mask.ndim), *mask.shape)
-        shown = torch.ones(1, n, dtype=torch.bool, device=mask.device) if rows is None else rows
+        visible = torch.ones(1, n, dtype=torch.bool, device=mask.device) if rows is None else rows
         if mask.dtype != torch.bool:
-            hidden = mask.new_full((), torch.finfo(mask.dtype).min)
-            shown = torch.where(shown, torch.zeros_like(hidden), hidden)
+            zero = mask.new_zeros(())
+            visible = torch.where(visible, zero, torch.full_like(zero, torch.finfo(mask.dtype).min))
         elif self.name == "eager":
             zero = torch.zeros((), dtype=self.query.dtype, device=mask.device)
-            mask, shown = (torch.where(m, zero, -torch.inf) for m in (mask, shown))
-        batch = max(len(mask), len(shown))
-        shown = shown[:, None, None].expand(batch, mask.shape[1], T, n)
-        return torch.cat([shown, mask.expand(batch, -1, -1, -1)], -1)
+            mask, visible = (torch.where(m, zero, -torch.inf) for m in (mask, visible))
+        batch = max(len(mask), len(visible))
+        visible = visible[:, None, None].expand(batch, mask.shape[1], T, n)
+        return torch.cat([visible, mask.expand(batch, -1, -1, -1)], -1)
 
 
-def _joined(
+def _join(
     prefixes: Sequence[tuple[Prefix, Tensor | None]], query: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys (H, n, width) and values of all prefixes, and which of them each request sees (B, n)."""
+    """Return keys (H, n, width) and values of all prefixes, and which of them each request sees (B, n)."""
     further = query.shape[-1] - prefixes[0][0].key.shape[-1]
     keys = [(pad(p.key, (0, further)) if further else p.key).to(query.dtype) for p, _ in prefixes]
     values = [p.value.to(value.dtype) for p, _ in prefixes]
     if len(prefixes) == 1 and prefixes[0][1] is None:
         return keys[0], values[0], None
     rows = None
-    if any(seen is not None for _, seen in prefixes):
-        everyone = torch.ones(len(query), dtype=torch.bool, device=query.device)
-        rows = torch.cat(
-            [(everyone if seen is None else seen)[:, None].expand(-1, p.key.shape[1]) for p, seen in prefixes], 1
-        )
+    if any(some is not None for _, some in prefixes):
+        all_rows = torch.ones(len(query), dtype=torch.bool, device=query.device)
+        each = [(all_rows if some is None else some)[:, None].expand(-1, p.key.shape[1]) for p, some in prefixes]
+        rows = torch.cat(each, 1)
     return torch.cat(keys, 1), torch.cat(values, 1), rows
 
 
 def _block_mask(
     mask: Any, rows: Tensor | None, n: int, batch: int, queries: int, keys: int, device: torch.device
 ) -> Any:
-    """The block mask of flex attention, with n keys before the others that all queries see."""
+    """Return the block mask of flex attention, with n keys before the others that all queries see."""
 
     def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         virtual = k < n
-        seen = virtual if rows is None else virtual & rows[b, k.clamp(max=n - 1)]
+        allowed = virtual if rows is None else virtual & rows[b, k.clamp(max=n - 1)]
         other = (k - n).clamp(min=0)
-        return seen | (~virtual if mask is None else ~virtual & mask.mask_mod(b, h, q, other))
+        return allowed | (~virtual if mask is None else ~virtual & mask.mask_mod(b, h, q, other))
 
     return create_block_mask(visible, batch, None, queries, keys, device=device)

@@ -1,4 +1,8 @@
-"""What a method is trained on: a weighted sum of losses, and what these need to see of student and teacher."""
+"""The objective that a method is trained on: a weighted sum of losses.
+
+:class:`Objective` names weights and options, :class:`ObjectiveLoss` computes the terms, from the :class:`ModelStates`
+of student and teacher at the :class:`QueryTokens` of a batch.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from icl.common.choices import Term
-from icl.losses import (
-    AnchorLoss,
-    ContrastiveLoss,
-    RelationalLoss,
-    StateLoss,
-    answer_cross_entropy,
-    attention_kl,
-    logit_kl,
-)
-from icl.losses.outputs import IGNORED
+from icl.losses.outputs import IGNORED, answer_cross_entropy, attention_kl, logit_kl
+from icl.losses.states import AnchorLoss, ContrastiveLoss, RelationalLoss, StateLoss
 
 TERMS = get_args(Term)
 _OF_STATES = ("anchor", "alignment", "relational", "contrastive")
@@ -86,10 +82,12 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
+        """Whether a term holds the student to a teacher."""
         return set(self.terms) != {"ce"}
 
     @property
     def compares_states(self) -> bool:
+        """Whether a term compares outputs of decoder layers."""
         return not set(_OF_STATES).isdisjoint(self.terms)
 
 
@@ -98,7 +96,7 @@ class QueryTokens(NamedTuple):
 
     ``aligned`` (B, S) are the tokens of query and answer, which both prompts end with. Of these the P at ``window``
     (B, P) are the last of the query and the answer's, in order: ``predicts`` (B, P) where one is answered, ``labels``
-    (B, P) with what, each at its own place, as :func:`icl.losses.answer_cross_entropy` wants them.
+    (B, P) with what, each at its own place, as :func:`icl.losses.answer_cross_entropy` takes them.
     """
 
     aligned: Tensor
@@ -108,20 +106,21 @@ class QueryTokens(NamedTuple):
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any]) -> QueryTokens:
+        """Return the tokens of a collated batch."""
         aligned, predicts = batch["aligned"], batch["predicts"]
         steps = predicts.sum(1, keepdim=True)
         offset = torch.arange(int(steps.max()) + 1, device=predicts.device)
-        # rows with shorter answers repeat their last token, which does not count
+        # Rows with shorter answers repeat their last token, which does not count.
         window = (predicts.int().argmax(1, keepdim=True) + offset).clamp(max=predicts.shape[1] - 1)
         labels = batch["student"]["labels"].gather(1, batch["student_positions"].gather(1, window))
         return cls(aligned, window, offset < steps, labels.masked_fill((offset > steps) | (offset == 0), IGNORED))
 
 
 class ModelStates(NamedTuple):
-    """What a pass through the model puts out at the tokens of a :class:`QueryTokens`, as far as losses want it.
+    """Outputs of a pass through the model at the :class:`QueryTokens`, as far as an objective compares them.
 
     By layer, ``hidden`` (B, S, D) and the ``attention`` of the S tokens on each other (B, H, S, S); and ``logits`` at
-    the window (B, P, V). What is asked of a teacher is the same.
+    the window (B, P, V).
     """
 
     hidden: Sequence[Tensor]
@@ -136,30 +135,31 @@ class ObjectiveLoss(nn.Module):
         super().__init__()
         self.objective = objective
         self.state_losses = nn.ModuleDict(
-            {name: _state_loss(name, objective, width) for name in _OF_STATES if name in objective.terms}
+            {name: _make_state_loss(name, objective, width) for name in _OF_STATES if name in objective.terms}
         )
 
     def forward(self, student: ModelStates, teacher: ModelStates | None, query: QueryTokens) -> dict[str, Tensor]:
-        found = {}
+        """Return the terms before weighting, scalars by name; without a teacher the cross-entropy alone."""
+        terms = {}
         if self.objective.ce:
             assert student.logits is not None
-            found["ce"] = answer_cross_entropy(student.logits, query.labels)
+            terms["ce"] = answer_cross_entropy(student.logits, query.labels)
         if teacher is None:
-            return found
+            return terms
         for name, loss in self.state_losses.items():
-            found[name] = loss(student.hidden, teacher.hidden, query.aligned)
+            terms[name] = loss(student.hidden, teacher.hidden, query.aligned)
         if self.objective.logits:
             assert student.logits is not None
             assert teacher.logits is not None
-            found["logits"] = logit_kl(student.logits, teacher.logits, query.predicts, self.objective.temperature)
+            terms["logits"] = logit_kl(student.logits, teacher.logits, query.predicts, self.objective.temperature)
         if self.objective.attention:
             pairs = zip(student.attention, teacher.attention)
-            each = [attention_kl(s, t, query.aligned, query.aligned) for s, t in pairs]
-            found["attention"] = torch.stack(each).mean()
-        return found
+            layers = [attention_kl(s, t, query.aligned, query.aligned) for s, t in pairs]
+            terms["attention"] = torch.stack(layers).mean()
+        return terms
 
     def counts(self, batch: Mapping[str, Any]) -> Tensor:
-        """What each term is an average over, in the order of ``objective.terms``.
+        """Return how many tokens each term is an average over, in the order of ``objective.terms``.
 
         The cross-entropy over answer tokens, that of ``logits`` over the tokens these are predicted from and the last
         of queries without an answer, all others over the tokens of query and answer.
@@ -169,7 +169,7 @@ class ObjectiveLoss(nn.Module):
         return torch.stack([special.get(name, tokens) for name in self.objective.terms])
 
 
-def _state_loss(name: str, objective: Objective, width: int) -> StateLoss:
+def _make_state_loss(name: str, objective: Objective, width: int) -> StateLoss:
     kind = {"relational": RelationalLoss, "contrastive": ContrastiveLoss}.get(name, AnchorLoss)
     metric = {"anchor": "geodesic", "alignment": "l2"}.get(name, objective.metric)
     scale = objective.feature_scale or ("raw" if name == "alignment" else "unit")

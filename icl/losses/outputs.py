@@ -18,7 +18,7 @@ CHUNK = 1 << 20
 
 
 def answer_positions(labels: Tensor) -> Tensor:
-    """Where the next token is one of the answer, bool (B, T): the last prompt token is the first of them.
+    """Return where the next token is one of the answer, bool (B, T): the last prompt token is the first of them.
 
     ``labels`` (B, T) are the ids of the answer's tokens at their own places, as transformers wants them, and -100.
 
@@ -29,7 +29,7 @@ def answer_positions(labels: Tensor) -> Tensor:
 
 
 def answer_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy of the answers' tokens, averaged over all of them in the batch; a scalar.
+    """Return the cross-entropy of the answers' tokens, averaged over all of them in the batch; a scalar.
 
     ``logits`` (B, T, V) and ``labels`` (B, T) as in :func:`answer_positions`: those at t predict the label at t + 1.
     Only the rows that predict one are read and made float32, unlike in transformers, which converts all.
@@ -40,14 +40,14 @@ def answer_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.dim() != 3 or labels.shape != logits.shape[:2]:
         got = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"answer_cross_entropy: logits and labels must be (B, T, V) and (B, T), got {got}")
-    where = answer_positions(labels)
-    answers = labels[:, 1:][where[:, :-1]]
-    total = nn.functional.cross_entropy(_wide(_rows(logits, where)), answers, reduction="sum")
+    predicts = answer_positions(labels)
+    answers = labels[:, 1:][predicts[:, :-1]]
+    total = nn.functional.cross_entropy(_widen(_select_rows(logits, predicts)), answers, reduction="sum")
     return total / max(1, len(answers))
 
 
 def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL(teacher || student)`` of next-token distributions softened by the temperature T, averaged; a scalar.
+    """Return ``T^2 KL(teacher || student)`` of next-token distributions softened by a temperature T, averaged.
 
     ``student`` and ``teacher`` (..., V) are logits at the same positions, ``mask`` (...) is true at those that count:
     :func:`answer_positions`. The factor keeps gradients of one size for all T (Hinton et al., 2015). Tokens that the
@@ -63,7 +63,7 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float 
     _check_mask("logit_kl", mask=mask)
     if not 0 < temperature < math.inf:
         raise ValueError(f"logit_kl: temperature must be positive and finite, got {temperature}")
-    s, t = _rows(student, mask), _rows(teacher.detach(), mask)
+    s, t = _select_rows(student, mask), _select_rows(teacher.detach(), mask)
     size = max(1, CHUNK // student.shape[-1])
     parts = [
         checkpoint(_kl, a, b, temperature, use_reentrant=False, preserve_rng_state=False)
@@ -74,7 +74,7 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float 
 
 
 def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor, key_mask: Tensor) -> Tensor:
-    """``KL(teacher || student)`` of the attention over the query's keys, averaged over heads and valid tokens.
+    """Return ``KL(teacher || student)`` of the attention over the query's keys, averaged over heads and valid tokens.
 
     ``student`` and ``teacher`` (B, H, S, K) are probabilities, what ``output_attentions`` returns, of the S query
     tokens on the K keys that both have; ``mask`` (B, S) and ``key_mask`` (B, K) are true at the valid ones. Both are
@@ -94,7 +94,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor, key_mask: Tenso
         raise ValueError(f"attention_kl: key_mask must be {(shape[0], shape[3])}, got {tuple(key_mask.shape)}")
     _check_mask("attention_kl", mask=mask, key_mask=key_mask)
     outside = ~(mask[:, None, :, None] & key_mask[:, None, None, :])
-    s, t = (_wide(a.masked_fill(outside, 0)) for a in (student, teacher.detach()))
+    s, t = (_widen(a.masked_fill(outside, 0)) for a in (student, teacher.detach()))
     # The logarithms of a row's sum and not of each quotient, so that no row is divided by a sum of 0.
     tiny = torch.finfo(s.dtype).tiny
     log_s, log_t = (a.clamp(min=tiny).log() - a.sum(-1, keepdim=True).clamp(min=tiny).log() for a in (s, t))
@@ -103,18 +103,18 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor, key_mask: Tenso
 
 
 def _kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    log_s, log_t = ((_wide(a) / temperature).log_softmax(-1) for a in (student, teacher))
+    log_s, log_t = ((_widen(a) / temperature).log_softmax(-1) for a in (student, teacher))
     p, q = log_t.exp(), log_s.exp()
-    # q - p sums to 0, and makes the gradient q - p itself: exactly 0 for equal logits
+    # q - p sums to 0, and makes the gradient q - p itself: exactly 0 for equal logits.
     return ((p * (log_t - log_s)).masked_fill(p == 0, 0) + (q - p)).sum()
 
 
-def _wide(a: Tensor) -> Tensor:
+def _widen(a: Tensor) -> Tensor:
     return a.to(torch.promote_types(a.dtype, torch.float32))
 
 
-def _rows(a: Tensor, mask: Tensor) -> Tensor:
-    """The rows of ``a`` (..., V) where ``mask`` (...) is true, (N, V)."""
+def _select_rows(a: Tensor, mask: Tensor) -> Tensor:
+    """Return the rows of ``a`` (..., V) where ``mask`` (...) is true, (N, V)."""
     return a.flatten(0, -2).index_select(0, mask.flatten().nonzero()[:, 0])
 
 

@@ -2,7 +2,8 @@
 
 States are sequences over layers of tensors (B, S, D), gathered at the S query tokens that both have, and ``mask``
 (B, S) is true at the valid ones; the others may hold anything. Everything is computed in float32 at least, gradients
-reach the student alone, and where no token is valid the loss is 0.
+reach the student alone, and where no token is valid the loss is 0. :class:`StateLoss` turns states into features, and
+its subclasses compare these.
 """
 
 from __future__ import annotations
@@ -39,12 +40,19 @@ class Geometry(NamedTuple):
 
 
 class StateLoss(nn.Module, ABC):
-    """What the losses on states share: features, and the mean over layers of what is made of them by ``compare``.
+    """A loss on states: features of student and teacher, compared by :meth:`compare`, averaged over layers.
+
+    What is learned here, the lift and the curvature, is not learned from the comparison. That would be least for a lift
+    that sends everything to 0, for one that sees nothing of what the student lacks, and for the smallest curvature. So
+    the comparison takes them as fixed, and in training mode a term is added that fits them to the teacher alone:
+    InfoNCE between two views of each of its tokens under dropout (SimCSE: Gao et al., 2021), with a temperature that
+    is learned too. A lift that tells no tokens apart is the worst for it, and scale is of no use to it, because
+    features are divided by the teacher's. In evaluation mode the value is that of the comparison.
 
     Args:
         metric: "geodesic", between ``expmap0`` of the features on the hyperboloid of curvature ``-c``, or "l2",
             between the features themselves: its limit for small c, so that the two differ in nothing else.
-        feature_scale: what the feature u of a state h is; LN is the layer norm without affine.
+        feature_scale: how the feature u of a state h is made; LN is the layer norm without affine.
 
             * "unit": LN(h)/sqrt(D), of radius 1.
             * "paper": LN(h), of radius sqrt(D), as Hyper-ICL has it. Squared distances are in the thousands.
@@ -57,15 +65,11 @@ class StateLoss(nn.Module, ABC):
             the Euclidean one is: the metric can only matter with the others, or between more than two tokens.
         c: the curvature, or where a learned one starts.
         learn_curvature: inside ``CURVATURE_BOUNDS``.
-        layers: indices of the layers to compare; by default all.
-        width, dim: of the states and of the lift, for "lift" alone.
+        width: of the states, for "lift" alone.
+        dim: of the lift, for "lift" alone.
 
-    What is learned here, the lift and the curvature, is not learned from the comparison. That would be least for a lift
-    that sends everything to 0, for one that sees nothing of what the student lacks, and for the smallest curvature. So
-    the comparison takes them as given, and in training mode a term is added that fits them to the teacher alone:
-    InfoNCE between two views of each of its tokens under dropout (SimCSE: Gao et al., 2021), with a temperature that
-    is learned too. A lift that tells no tokens apart is the worst for it, and scale is of no use to it, because
-    features are divided by the teacher's. In evaluation mode the value is that of the comparison.
+    Raises:
+        ValueError: for a value that is none of these, or one that does not go with another.
     """
 
     all_pairs = False
@@ -77,7 +81,6 @@ class StateLoss(nn.Module, ABC):
         feature_scale: str = "unit",
         c: float = 0.1,
         learn_curvature: bool = False,
-        layers: Sequence[int] | None = None,
         width: int | None = None,
         dim: int | None = None,
     ):
@@ -87,7 +90,7 @@ class StateLoss(nn.Module, ABC):
         if feature_scale not in FEATURE_SCALES:
             raise self._error(f"feature_scale must be one of {', '.join(FEATURE_SCALES)}, got {feature_scale!r}")
         if metric == "l2" and feature_scale == "paper":
-            # summed over thousands of coordinates it drowns the cross-entropy that it is trained with
+            # Summed over thousands of coordinates it drowns the cross-entropy that it is trained with.
             raise self._error("l2 is averaged over the width: feature_scale must be 'unit' for LN(h), got 'paper'")
         if learn_curvature and metric == "l2":
             raise self._error("learn_curvature is of the metric 'geodesic', got 'l2'")
@@ -96,10 +99,7 @@ class StateLoss(nn.Module, ABC):
         low, high = CURVATURE_BOUNDS if learn_curvature else (0.0, math.inf)
         if not low < c < high:
             raise self._error(f"c must be between {low} and {high}, got {c}")
-        if layers is not None and len(layers) == 0:
-            raise self._error("layers must name at least one layer, got none")
         self.metric, self.feature_scale = metric, feature_scale
-        self.layers = None if layers is None else tuple(layers)
         self._c = c
         self.raw_c = nn.Parameter(unbounded(c, CURVATURE_BOUNDS)) if learn_curvature else None
         self.head: nn.Linear | None = None
@@ -120,35 +120,39 @@ class StateLoss(nn.Module, ABC):
 
     @property
     def temperature(self) -> float | Tensor:
+        """The temperature of InfoNCE; a learned one is a tensor in float64."""
         return TEMPERATURE if self.raw_temperature is None else bounded(self.raw_temperature, TEMPERATURE_BOUNDS)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """The loss, a scalar.
+        """Return the loss, a scalar.
 
-        ``ValueError`` where shapes do not fit or a layer is not there, ``TypeError`` for other types than these.
+        Raises:
+            ValueError: where shapes do not fit or layers are missing.
+            TypeError: for states that are not floating point, or a mask that is not bool.
         """
+        self._check_states(student, teacher, mask)
         lift = None if self.head is None else self.head.weight
         geometry = Geometry(lift, self.c, self.temperature)
         with torch.no_grad():
             fixed = Geometry(None if lift is None else lift.detach(), self.c, self.temperature)
         losses = []
-        # autocast would run the lift in half precision
+        # Autocast would run the lift in half precision.
         with torch.autocast(mask.device.type, enabled=False):
-            for s, t in self._chosen(student, teacher, mask):
-                x, y = self._per_token(s, mask), self._per_token(t.detach(), mask)
-                loss = self.compare(*self._features(x, y, mask, fixed), mask, fixed)
+            for s, t in zip(student, teacher):
+                x, y = self._scale_tokens(s, mask), self._scale_tokens(t.detach(), mask)
+                loss = self.compare(*self._make_features(x, y, mask, fixed), mask, fixed)
                 if self.training and self.learned:
                     first, second = (nn.functional.dropout(y, DROPOUT) for _ in range(2))
-                    loss = loss + self.contrast(*self._features(first, second, mask, geometry), mask, geometry)
+                    loss = loss + self.contrast(*self._make_features(first, second, mask, geometry), mask, geometry)
                 losses.append(loss)
         return torch.stack(losses).mean()
 
     @abstractmethod
     def compare(self, u: Tensor, v: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
-        """The loss of a layer from features u of the student and v of the teacher."""
+        """Return the loss of a layer, a scalar, from features u of the student and v of the teacher (B, S, D)."""
 
     def contrast(self, u: Tensor, v: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
-        """InfoNCE: each row of u against all of v, of which that of the same token is the positive."""
+        """Return InfoNCE: each valid row of u against all of v, of which that of the same token is the positive."""
         u, v = u[mask], v[mask]
         if len(u) == 0:
             return u.sum()
@@ -158,9 +162,9 @@ class StateLoss(nn.Module, ABC):
         x, y = lorentz.expmap0(u, c=geometry.c), lorentz.expmap0(v, c=geometry.c)
         return pairwise.contrastive_loss(x, y, geometry.temperature, c=geometry.c)
 
-    def _per_token(self, h: Tensor, mask: Tensor) -> Tensor:
-        """The features, but for what a layer has in common."""
-        # before anything else: what stands there may be no number, and 0 times that is none either
+    def _scale_tokens(self, h: Tensor, mask: Tensor) -> Tensor:
+        """Return the features, but for the factor that the tokens of a layer have in common."""
+        # Before anything else: what stands at masked tokens may be no number, and 0 times that is none either.
         h = h.masked_fill(~mask[..., None], 0)
         h = h.to(torch.promote_types(h.dtype, torch.float32))
         width = h.shape[-1]
@@ -169,11 +173,12 @@ class StateLoss(nn.Module, ABC):
         if self.feature_scale == "paper":
             return nn.functional.layer_norm(h, (width,), eps=EPS)
         if self.feature_scale == "unit":
-            # as weights, so that the division is no pass of its own
+            # As weights, so that the division is no pass of its own.
             return nn.functional.layer_norm(h, (width,), h.new_full((width,), 1 / math.sqrt(width)), eps=EPS)
         return (h - h.mean(-1, keepdim=True)) / math.sqrt(width)
 
-    def _features(self, x: Tensor, y: Tensor, mask: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    def _make_features(self, x: Tensor, y: Tensor, mask: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Lift the scaled tokens, and divide both sides by the root mean square of the teacher's radii."""
         if self.feature_scale not in ("layer", "lift"):
             return x, y
         if geometry.lift is not None:
@@ -181,28 +186,22 @@ class StateLoss(nn.Module, ABC):
         scale = torch.rsqrt(y.square().sum() / _count(mask) + EPS)
         return x * scale, y * scale
 
-    def _chosen(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _check_states(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> None:
         if len(student) != len(teacher) or len(student) == 0:
             got = f"{len(student)} and {len(teacher)}"
             raise self._error(f"student and teacher must have the same layers, at least one, got {got}")
         if mask.dtype != torch.bool:
             raise self._error(f"mask must be bool, got {mask.dtype}", TypeError)
-        chosen = range(len(student)) if self.layers is None else self.layers
-        if any(not -len(student) <= i < len(student) for i in chosen):
-            raise self._error(f"layers must name some of the {len(student)} layers given, got {self.layers}")
-        for i in chosen:
-            s, t = student[i], teacher[i]
+        for i, (s, t) in enumerate(zip(student, teacher)):
             if s.dim() == 0 or s.shape != t.shape or s.shape[:-1] != mask.shape:
                 got = f"{tuple(s.shape)}, {tuple(t.shape)} and {tuple(mask.shape)}"
-                wanted = "(B, S, D) twice and (B, S)"
-                raise self._error(f"student, teacher and mask must be {wanted}, got {got} in layer {i}")
+                raise self._error(
+                    f"student, teacher and mask must be (B, S, D) twice and (B, S), got {got} in layer {i}"
+                )
             if not (s.is_floating_point() and t.is_floating_point()):
                 raise self._error(f"states must be floating point, got {s.dtype} and {t.dtype}", TypeError)
             if self.head is not None and s.shape[-1] != self.head.in_features:
                 raise self._error(f"states must have width {self.head.in_features}, got {s.shape[-1]} in layer {i}")
-        return [(student[i], teacher[i]) for i in chosen]
 
     def _error(self, text: str, kind: type[Exception] = ValueError) -> Exception:
         return kind(f"{type(self).__name__}: {text}")
@@ -211,7 +210,7 @@ class StateLoss(nn.Module, ABC):
 class AnchorLoss(StateLoss):
     """The squared distance between the student's and the teacher's feature, averaged over valid tokens and layers.
 
-    Exactly 0, with a gradient that is exactly 0, where the states are equal. METHODS 2, Hyper-ICL; with metric "l2"
+    Exactly 0, with a gradient that is exactly 0, where the states are equal. The loss of Hyper-ICL; with metric "l2"
     and feature_scale "raw" the alignment of MimIC. It is an average over the width, because a sum over thousands of
     coordinates would drown the cross-entropy beside it. The geodesic distance is taken straight from the tangents
     (``lorentz.dist_exp0``), because at "paper" scale points have no coordinates in float32.
@@ -222,6 +221,7 @@ class AnchorLoss(StateLoss):
     """
 
     def compare(self, u: Tensor, v: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
+        """Return the mean of the squared distances between u and v, a scalar."""
         if self.metric == "l2":
             return nn.functional.mse_loss(u, v, reduction="sum") / _count(mask)
         return lorentz.dist_exp0(u, v, c=geometry.c).square().sum() / _count(mask)
@@ -246,16 +246,18 @@ class RelationalLoss(StateLoss):
     all_pairs = True
 
     def compare(self, u: Tensor, v: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
-        u, v = u[mask], v[mask]
+        """Return the mean squared error of the distances within u and within v, a scalar."""
+        ours, teachers = (self._distances(a[mask], geometry) for a in (u, v))
+        pairs = max(1, len(ours) * (len(ours) - 1))  # a token is at distance 0 from itself in both
+        unit = teachers.sum() / pairs
+        return (ours - teachers).square().sum() / (pairs * torch.where(unit > 0, unit, 1).square())
+
+    def _distances(self, rows: Tensor, geometry: Geometry) -> Tensor:
+        """Return the distances (N, N) between rows (N, D)."""
         if self.metric == "l2":
-            found, wanted = _cdist(u, u), _cdist(v, v)
-        else:
-            x, y = lorentz.expmap0(u, c=geometry.c), lorentz.expmap0(v, c=geometry.c)
-            found = pairwise.pairwise_dist(x, x, c=geometry.c)
-            wanted = pairwise.pairwise_dist(y, y, c=geometry.c)
-        pairs = max(1, len(u) * (len(u) - 1))  # a token is at distance 0 from itself in both
-        unit = wanted.sum() / pairs
-        return (found - wanted).square().sum() / (pairs * torch.where(unit > 0, unit, 1).square())
+            return _cdist(rows, rows)
+        points = lorentz.expmap0(rows, c=geometry.c)
+        return pairwise.pairwise_dist(points, points, c=geometry.c)
 
 
 class ContrastiveLoss(StateLoss):
@@ -271,6 +273,7 @@ class ContrastiveLoss(StateLoss):
     all_pairs = True
 
     def compare(self, u: Tensor, v: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
+        """Return InfoNCE of the rows of u among those of v, a scalar."""
         return self.contrast(u, v, mask, geometry)
 
 
@@ -279,5 +282,5 @@ def _count(mask: Tensor) -> Tensor:
 
 
 def _cdist(x: Tensor, y: Tensor) -> Tensor:
-    # by differences: by a matrix product, distances of close rows lose half their digits
+    # By differences: by a matrix product, distances of close rows lose half their digits.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

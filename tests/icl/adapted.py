@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from icl.adapters import AdapterConfig, Adapters, HiFICLConfig, HyperICLConfig, MimICConfig
+from icl.adapters import AdapterConfig, Adapters, HiFICLConfig, HyperICLConfig, MimICConfig, attach
 from tests.icl import zoo
 
 FAMILIES = ("idefics", "idefics2", "qwen2_vl", "gemma3")
 """They differ in what adapters have to mind: cross-attention, grouped heads, rotation, a scale of their own."""
+ROUNDING = 1e-5
+"""Relative to the largest logit, for the same sums in another order."""
 GREEDY = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 CONFIGS: dict[str, list[AdapterConfig]] = {
     "hyper token": [HyperICLConfig()],
@@ -68,3 +70,32 @@ def frozen(name: str = "idefics2", **text: Any) -> PreTrainedModel:
     model = zoo.make(name, **text)
     model.requires_grad_(False)
     return model
+
+
+def generate(model: PreTrainedModel, x: zoo.Inputs, **settings: Any) -> Tensor:
+    """Logits of the generated tokens, (steps, B, V)."""
+    return torch.stack(model.generate(**x, **{**GREEDY, **settings}).logits)
+
+
+def assert_identity_at_start(name: str, kinds: tuple[str, ...]) -> None:
+    """These adapters leave logits and answers as they are to the bit, until their parameters change."""
+    model, x = frozen(name), zoo.inputs(name)
+    before, answer = run(model, x), generate(model, x)
+    for kind in kinds:
+        adapters = attach(model, CONFIGS[kind])
+        assert torch.equal(run(model, x), before), kind
+        assert torch.equal(generate(model, x), answer), kind
+        strengthen(adapters)
+        assert (run(model, x) - before).abs().max() > 1e-2, kind
+        adapters.detach()
+
+
+def count_published(config: AdapterConfig) -> int:
+    """Parameters of an adapter on a decoder of 32 layers of 32 heads of width 128."""
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    text = {"model_type": "llama", **sizes, "vocab_size": 32064}
+    vision = {"model_type": "clip_vision_model", **zoo.VISION, "patch_size": 4}
+    with torch.device("meta"):
+        llava = AutoConfig.for_model("llava", text_config=text, vision_config=vision)
+        adapters = attach(AutoModelForImageTextToText.from_config(llava), config)
+    return sum(p.numel() for p in adapters.parameters())

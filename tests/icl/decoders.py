@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from icl.adapters import (
     LoRAConfig,
     MimICConfig,
     TaskVectorConfig,
+    attach,
 )
 from icl.attention import internals
 from tests.icl import zoo
@@ -95,6 +98,7 @@ CACHE = next(name for name in internals.CACHES if name in inspect.signature(Llam
 AT_THE_END: tuple[AdapterConfig, ...] = (TaskVectorConfig(layers=(1,)), FunctionVectorConfig(layers=(1,)))
 ROTATED: tuple[AdapterConfig, ...] = (HyperICLConfig(), HiFICLConfig(), MimICConfig())
 METHODS: tuple[AdapterConfig, ...] = (*AT_THE_END, *ROTATED, LIVEConfig(), LoRAConfig())
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 GREEDY = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 
 
@@ -141,3 +145,34 @@ def answer(model: Any, x: dict[str, Tensor], new: int = 5, **options: Any) -> tu
     with torch.no_grad():
         out = model.generate(**x, max_new_tokens=new, min_new_tokens=new, **GREEDY, **options)
     return out.sequences[:, -new:], torch.stack(out.logits)
+
+
+def labelled(x: dict[str, Tensor]) -> Tensor:
+    """Labels of a prompt of 14 tokens, whose last 5 are an answer."""
+    return x["input_ids"].masked_fill(torch.arange(14) < 9, -100)
+
+
+def load_two(config: AdapterConfig) -> tuple[Any, Adapters]:
+    """A model with two adapters, "a" and "b", neither of them in use."""
+    model = make()
+    adapters = attach(model, config, "a")
+    adapters.add([config], "b")
+    fill(adapters)
+    adapters.activate()
+    return model, adapters
+
+
+def in_thread(call: Callable[[], Any]) -> BaseException | Any:
+    """The result of a call in another thread, or its error."""
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return results[0]

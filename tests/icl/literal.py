@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from transformers.masking_utils import eager_mask
 
 from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, MimICConfig
 
+# Relative to the largest value: of outputs, and of gradients.
+OUTPUT, GRADIENT = 1e-6, 1e-5
 _NAME = "literal"
 _SELF_ATTENTION = re.compile(r"model\.((language_model|text_model)\.)?layers\.(\d+)\.self_attn")
 
@@ -146,3 +148,26 @@ def install(model: PreTrainedModel, adapters: Adapters) -> dict[int, list[Method
     AttentionMaskInterface.register(_NAME, eager_mask)
     model.get_decoder().set_attn_implementation({"": _NAME})
     return numbered
+
+
+class Call(NamedTuple):
+    """Of an attention module, as its layer made it."""
+
+    layer: int
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    kwargs: dict[str, Any]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        mask = None if self.mask is None else (self.mask.dtype, self.mask.flatten(2).all(-1).any().item())
+        window = getattr(self.module, "sliding_window", None)
+        return window, self.query.shape[2] > 1, self.key.shape[2] > self.query.shape[2], mask
+
+    @property
+    def visible(self) -> Tensor:
+        causal = self.module.is_causal and self.module.config._attn_implementation in ("sdpa", "icl_s")
+        return visible(self.mask, self.query.shape[2], self.key.shape[2], causal)

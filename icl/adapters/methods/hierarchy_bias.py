@@ -25,59 +25,35 @@ from torch import Tensor, nn
 from hyperbolic import lorentz, pairwise
 from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer, one_of
 from icl.adapters.container import Adapters
-from icl.attention import Decoder, LayerShape
-
-
-@dataclass(frozen=True)
-class HierarchyBiasConfig(AdapterConfig):
-    """One parameter a head, lambda.
-
-    Args:
-        kind: of H.
-        c: the curvature.
-    """
-
-    kind: Literal["neg_dist", "inverse", "bilinear"] = "neg_dist"
-    c: float = 1.0
-
-    method: ClassVar[str] = "hierarchy_bias"
-
-    def __post_init__(self) -> None:
-        one_of("HierarchyBiasConfig", "kind", self.kind, ("neg_dist", "inverse", "bilinear"))
-        if not 0 < self.c < math.inf:
-            raise ValueError(f"HierarchyBiasConfig: c must be positive and finite, got {self.c}")
-
-    def build(self, decoder: Decoder) -> Adapter:
-        return HierarchyBias(self, decoder)
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        return _Layer(shape.heads)
+from icl.attention import LayerShape
 
 
 class HierarchyBias(Adapter):
-    """The identity at the start, where lambda is 0, and wherever no demonstrations are told."""
+    """The identity at the start, where lambda is 0, and in passes outside of :meth:`demonstrations`."""
 
     config: HierarchyBiasConfig
     _adapters: Adapters
 
     def install(self, adapters: Adapters) -> None:
+        """Have the layers look here for the demonstrations of a pass."""
         # Not as submodules, which would make circles.
         self.__dict__["_adapters"] = adapters
         for layer in self.layers.values():
             layer.__dict__["owner"] = self
 
     @property
-    def prompt(self) -> _Prompt | None:
-        """What the pass that runs was told."""
+    def segments(self) -> _Segments | None:
+        """The segments of the pass that runs."""
         return self._adapters.step.notes.get(self.key)
 
     @property
     def past(self) -> int:
+        """Tokens in the cache before this pass."""
         return self._adapters.step.past
 
     @contextmanager
     def demonstrations(self, points: Tensor, segments: Tensor) -> Iterator[None]:
-        """The prompts inside the block have these segments.
+        """Bias the passes inside the block by these segments of their prompts.
 
         Args:
             points: of the segments of each prompt, (B, S, D), on the hyperboloid; gradients reach them, also in a
@@ -85,16 +61,19 @@ class HierarchyBias(Adapter):
             segments: of each token of the prompt, (B, T), from 0 to S - 1, or -1 for tokens that get no bias, such as
                 padding. Tokens after the prompt belong to the segment of its last one.
 
-        A batch of a multiple of B, as beam search makes it, repeats each row. Raises ``ValueError`` or ``TypeError``
-        for other shapes, types or segments.
+        A batch of a multiple of B, as beam search makes it, repeats each row.
+
+        Raises:
+            ValueError: for other shapes or segments.
+            TypeError: for points that are not floating point, or segments that are not integers.
         """
-        _check(points, segments)
-        prompt = _Prompt(_relation(points, self.config), segments)
-        with self._adapters.scoped.setting(self.key, prompt, by="demonstrations"):
+        _check_segments(points, segments)
+        value = _Segments(_relate(points, self.config), segments)
+        with self._adapters.scoped.setting(self.key, value, by="demonstrations"):
             yield
 
 
-def _check(points: Tensor, segments: Tensor) -> None:
+def _check_segments(points: Tensor, segments: Tensor) -> None:
     if points.ndim != 3 or segments.ndim != 2 or len(points) != len(segments) or 0 in (*points.shape, *segments.shape):
         got = f"{tuple(points.shape)} and {tuple(segments.shape)}"
         raise ValueError(f"demonstrations: points and segments must be (B, S, D) and (B, T), got {got}")
@@ -106,8 +85,8 @@ def _check(points: Tensor, segments: Tensor) -> None:
         raise ValueError(f"demonstrations: segments must be from -1 to {points.shape[1] - 1}, got {low} to {high}")
 
 
-def _relation(points: Tensor, config: HierarchyBiasConfig) -> Tensor:
-    """H of all pairs, (B, S, S)."""
+def _relate(points: Tensor, config: HierarchyBiasConfig) -> Tensor:
+    """Return H of all pairs of segments, (B, S, S)."""
     if config.kind == "bilinear":
         return config.c * lorentz.inner(points[:, :, None], points[:, None], c=config.c)
     dist = pairwise.pairwise_dist(points, points, c=config.c)
@@ -115,12 +94,14 @@ def _relation(points: Tensor, config: HierarchyBiasConfig) -> Tensor:
 
 
 @dataclass
-class _Prompt:
+class _Segments:
+    """H of all pairs of segments (B, S, S), and the segment of each token of the prompt (B, T)."""
+
     relation: Tensor
     segments: Tensor
 
     def factors(self, query: Tensor, keys: int, past: int) -> tuple[Tensor, Tensor]:
-        """Rows of H (B, T, S) for the queries of this pass, and which segment each key is in (B, keys, S), 0 or 1."""
+        """Return rows of H (B, T, S) for the queries of a pass, and which segment each key is in (B, keys, S)."""
         repeats, rest = divmod(len(query), len(self.segments))
         if rest:
             raise ValueError(f"demonstrations: told for {len(self.segments)} prompts, got a batch of {len(query)}")
@@ -140,13 +121,35 @@ class _Prompt:
 class _Layer(AdapterLayer):
     owner: HierarchyBias
 
-    def __init__(self, heads: int):
+    def __init__(self, config: HierarchyBiasConfig, shape: LayerShape):
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(heads))
+        self.weight = nn.Parameter(torch.zeros(shape.heads))
 
     def score_bias(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor] | None:
-        prompt = self.owner.prompt
-        if prompt is None:
+        segments = self.owner.segments
+        if segments is None:
             return None
-        rows, columns = prompt.factors(query, keys, self.owner.past)
+        rows, columns = segments.factors(query, keys, self.owner.past)
         return self.weight[:, None, None] * rows[:, None], columns[:, None]
+
+
+@dataclass(frozen=True)
+class HierarchyBiasConfig(AdapterConfig):
+    """One parameter a head, lambda.
+
+    Args:
+        kind: of H.
+        c: the curvature.
+    """
+
+    kind: Literal["neg_dist", "inverse", "bilinear"] = "neg_dist"
+    c: float = 1.0
+
+    method: ClassVar[str] = "hierarchy_bias"
+    adapter_type: ClassVar[type[Adapter]] = HierarchyBias
+    layer_type: ClassVar[type] = _Layer
+
+    def __post_init__(self) -> None:
+        one_of("HierarchyBiasConfig", "kind", self.kind, ("neg_dist", "inverse", "bilinear"))
+        if not 0 < self.c < math.inf:
+            raise ValueError(f"HierarchyBiasConfig: c must be positive and finite, got {self.c}")

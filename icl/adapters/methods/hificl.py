@@ -15,44 +15,8 @@ from torch import Tensor, nn
 
 from icl.adapters.base import AdapterConfig, AdapterLayer, one_of, positive
 from icl.attention import LayerShape, Prefix
-from icl.losses import Objective
 
 _STD = 0.01
-
-
-@dataclass(frozen=True)
-class HiFICLConfig(AdapterConfig):
-    """2 (n r + r dh) parameters a head.
-
-    Args:
-        tokens: virtual keys and values for each head, n.
-        rank: of their factors, r.
-        factorise: which of keys and values are products of two factors; the others are free.
-        start: "paper" puts virtual keys before the others at once, which takes mass from them although the values are
-            zero; "identity" mixes them in by a gate for each head that starts at zero, at the cost of a second pass
-            over the keys.
-        mass: "shared" by virtual and other keys as one softmax does, or "added": the others keep all of theirs.
-    """
-
-    tokens: int = 8
-    rank: int = 8
-    factorise: Literal["both", "keys", "values", "none"] = "both"
-    start: Literal["paper", "identity"] = "paper"
-    mass: Literal["shared", "added"] = "shared"
-
-    method: ClassVar[str] = "hificl"
-    objective: ClassVar[Objective] = Objective()
-
-    def __post_init__(self) -> None:
-        positive("HiFICLConfig", tokens=self.tokens, rank=self.rank)
-        one_of("HiFICLConfig", "factorise", self.factorise, ("both", "keys", "values", "none"))
-        one_of("HiFICLConfig", "start", self.start, ("paper", "identity"))
-        one_of("HiFICLConfig", "mass", self.mass, ("shared", "added"))
-        if self.mass == "added" and self.start == "identity":
-            raise ValueError('HiFICLConfig: mass "added" is the identity at the start already; start must be "paper"')
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        return _Layer(self, shape)
 
 
 class _Layer(AdapterLayer):
@@ -83,3 +47,35 @@ class _Rows(nn.Module):
 
     def forward(self) -> Tensor:
         return self.right if self.left is None else self.left @ self.right
+
+
+@dataclass(frozen=True)
+class HiFICLConfig(AdapterConfig):
+    """2 (n r + r dh) parameters a head.
+
+    Args:
+        tokens: virtual keys and values for each head, n.
+        rank: of their factors, r.
+        factorise: which of keys and values are products of two factors; the others are free.
+        start: "paper" puts virtual keys before the others at once, which takes mass from them although the values are
+            zero; "identity" mixes them in by a gate for each head that starts at zero, at the cost of a second pass
+            over the keys.
+        mass: "shared" by virtual and other keys as one softmax does, or "added": the others keep all of theirs.
+    """
+
+    tokens: int = 8
+    rank: int = 8
+    factorise: Literal["both", "keys", "values", "none"] = "both"
+    start: Literal["paper", "identity"] = "paper"
+    mass: Literal["shared", "added"] = "shared"
+
+    method: ClassVar[str] = "hificl"
+    layer_type: ClassVar[type] = _Layer
+
+    def __post_init__(self) -> None:
+        positive("HiFICLConfig", tokens=self.tokens, rank=self.rank)
+        one_of("HiFICLConfig", "factorise", self.factorise, ("both", "keys", "values", "none"))
+        one_of("HiFICLConfig", "start", self.start, ("paper", "identity"))
+        one_of("HiFICLConfig", "mass", self.mass, ("shared", "added"))
+        if self.mass == "added" and self.start == "identity":
+            raise ValueError('HiFICLConfig: mass "added" is the identity at the start already; start must be "paper"')

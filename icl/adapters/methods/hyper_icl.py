@@ -24,32 +24,6 @@ from icl.losses import Objective
 _STD = 0.02
 
 
-@dataclass(frozen=True)
-class HyperICLConfig(AdapterConfig):
-    """2 dh r + dh + 1 parameters a head.
-
-    Args:
-        rank: of the correction, r.
-        gate: "token", a gate for each query from its direction; "head", one for each head; "layer", one for each layer.
-        correct: "scores", or "output" for the same correction of what a head puts out instead.
-    """
-
-    rank: int = 4
-    gate: Literal["token", "head", "layer"] = "token"
-    correct: Literal["scores", "output"] = "scores"
-
-    method: ClassVar[str] = "hyper_icl"
-    objective: ClassVar[Objective] = Objective(anchor=1.0, ce=0.5)
-
-    def __post_init__(self) -> None:
-        positive("HyperICLConfig", rank=self.rank)
-        one_of("HyperICLConfig", "gate", self.gate, ("token", "head", "layer"))
-        one_of("HyperICLConfig", "correct", self.correct, ("scores", "output"))
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        return _Layer(self, shape)
-
-
 class _Layer(AdapterLayer):
     """Starts as the identity: Uk is zero."""
 
@@ -89,3 +63,27 @@ class _Layer(AdapterLayer):
             direction = layer_norm(query, query.shape[-1:])
             return torch.sigmoid(direction @ self.gate_weight[..., None] + bias)
         return torch.sigmoid(bias)
+
+
+@dataclass(frozen=True)
+class HyperICLConfig(AdapterConfig):
+    """2 dh r + dh + 1 parameters a head.
+
+    Args:
+        rank: of the correction, r.
+        gate: "token", a gate for each query from its direction; "head", one for each head; "layer", one for each layer.
+        correct: "scores", or "output" for the same correction of what a head puts out instead.
+    """
+
+    rank: int = 4
+    gate: Literal["token", "head", "layer"] = "token"
+    correct: Literal["scores", "output"] = "scores"
+
+    method: ClassVar[str] = "hyper_icl"
+    layer_type: ClassVar[type] = _Layer
+    objective: ClassVar[Objective] = Objective(anchor=1.0, ce=0.5)
+
+    def __post_init__(self) -> None:
+        positive("HyperICLConfig", rank=self.rank)
+        one_of("HyperICLConfig", "gate", self.gate, ("token", "head", "layer"))
+        one_of("HyperICLConfig", "correct", self.correct, ("scores", "output"))

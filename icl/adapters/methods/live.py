@@ -23,32 +23,20 @@ _STD = 0.01
 _ALPHA = 0.1
 
 
-@dataclass(frozen=True)
-class LIVEConfig(AdapterConfig):
-    """d + 1 parameters a layer."""
-
-    method: ClassVar[str] = "live"
-    needs_attention: ClassVar[bool] = False
-    objective: ClassVar[Objective] = Objective(logits=1.0, ce=0.5)
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        return _Layer(shape.width)
-
-
 class _Layer(AdapterLayer):
     """Starts next to the identity."""
 
-    def __init__(self, width: int):
+    def __init__(self, config: LIVEConfig, shape: LayerShape):
         super().__init__()
-        self.direction = nn.Parameter(torch.randn(width) * _STD)
+        self.direction = nn.Parameter(torch.randn(shape.width) * _STD)
         self.alpha = nn.Parameter(torch.tensor(_ALPHA))
 
     def residual(self, hidden: Tensor, step: ForwardPass) -> Tensor:
-        return turned(hidden.float(), self.alpha * self.direction)
+        return turn(hidden.float(), self.alpha * self.direction)
 
 
-def turned(hidden: Tensor, shift: Tensor) -> Tensor:
-    """``hidden + shift`` (..., D) with the norm that ``hidden`` had; exactly ``hidden`` for a shift of 0.
+def turn(hidden: Tensor, shift: Tensor) -> Tensor:
+    """Return ``hidden + shift`` (..., D) with the norm that ``hidden`` had; exactly ``hidden`` for a shift of 0.
 
     Zero where ``hidden`` is, and where the shift cancels it. Gradients are finite everywhere.
     """
@@ -56,3 +44,13 @@ def turned(hidden: Tensor, shift: Tensor) -> Tensor:
     norm = vector_norm(moved, dim=-1, keepdim=True)
     scale: Tensor = vector_norm(hidden, dim=-1, keepdim=True) / norm.where(norm > 0, 1)
     return moved * scale
+
+
+@dataclass(frozen=True)
+class LIVEConfig(AdapterConfig):
+    """d + 1 parameters a layer."""
+
+    method: ClassVar[str] = "live"
+    layer_type: ClassVar[type] = _Layer
+    needs_attention: ClassVar[bool] = False
+    objective: ClassVar[Objective] = Objective(logits=1.0, ce=0.5)

@@ -25,6 +25,111 @@ if TYPE_CHECKING:
     from icl.adapters.container import Adapters
 
 
+class _Matrix(nn.Module):
+    """Of its own class, so that whoever replaces the linear maps of a model (peft, quantisers) leaves it alone."""
+
+    def __init__(self, rows: int, columns: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, columns))
+
+
+class _Factors(AdapterLayer):
+    """A and B of each projection in a decoder layer."""
+
+    def __init__(self, config: LoRAConfig, shape: LayerShape):
+        super().__init__()
+        self.scale = config.alpha / config.rank
+        self.projections = nn.ModuleDict()
+
+
+class LoRA(Adapter):
+    """The identity at the start: B is zero."""
+
+    config: LoRAConfig
+    _handles: list[RemovableHandle]
+
+    def __init__(self, config: LoRAConfig, decoder: Decoder):
+        super().__init__(config, decoder)
+        self.targets = [(each, name) for each in config.select_layers(decoder) for name in _find(each, config.targets)]
+        modules = [target.module.get_submodule(name) for target, name in self.targets]
+        if len(set(modules)) < len(modules):
+            raise ValueError("attach: LoRA found one linear map in several decoder layers, and cannot tell them apart")
+        for target, name in self.targets:
+            module = target.module.get_submodule(name)
+            A = _Matrix(config.rank, _width(module, "in_features"))
+            nn.init.kaiming_uniform_(A.weight, a=math.sqrt(5))
+            pair = nn.ModuleDict({"A": A, "B": _Matrix(_width(module, "out_features"), config.rank)})
+            self._factors(target).projections[_key(name)] = pair.to(target.device)
+
+    def _factors(self, target: DecoderLayer) -> _Factors:
+        return cast(_Factors, self.layers[str(target.index)])
+
+    def install(self, adapters: Adapters) -> None:
+        """Put hooks on the projections."""
+        self._handles = []
+        for target, name in self.targets:
+            factors, module = self._factors(target), target.module.get_submodule(name)
+            point = (f"projection {name} of {self.key}", target.index)
+            # Of experts, which stand in lists, not all run.
+            if not any(part.isdigit() for part in name.split(".")):
+                factors.hook_points |= {point}
+            hook = partial(_add, adapters, factors, factors.projections[_key(name)], point)
+            self._handles.append(module.register_forward_hook(hook))
+
+    def uninstall(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _add(
+    adapters: Adapters, factors: _Factors, pair: Any, point: HookPoint, module: nn.Module, args: Any, output: Tensor
+) -> Tensor | None:
+    """Return the output with the correction, for requests that use it."""
+    step, (_, index) = adapters.step, point
+    step.reached.add(point)
+    for layer, rows in step.uses(index, len(output), output.device):
+        if layer is factors:
+            x = args[0].to(pair["A"].weight.dtype)
+            change = linear(linear(x, pair["A"].weight), pair["B"].weight) * factors.scale
+            if rows is not None:
+                if len(output) != step.batch:
+                    raise ValueError(
+                        "use: rows cannot be told apart where a projection gets tokens of all requests in one list, as "
+                        "experts do: use one adapter for all, or LoRA on other projections"
+                    )
+                change = change.where(rows.view(-1, *[1] * (change.ndim - 1)), 0)
+            return (output + change).to(output.dtype)
+    return None
+
+
+def _key(name: str) -> str:
+    """Return a module's name without dots, which stand between names."""
+    return name.replace(".", "/")
+
+
+def _width(module: Any, name: str) -> int:
+    return int(getattr(module, name))
+
+
+def _find(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:
+    """Return the names of linear maps in a decoder layer, as such or inside a layer of peft around one."""
+    kinds = internals.projection_types()
+    inside = set() if target.attention is None else {id(module) for module in target.attention.modules()}
+    names: list[str] = []
+    skipped = "\0"
+    for name, module in target.module.named_modules():
+        if name.startswith(skipped) or not isinstance(module, kinds):
+            continue
+        skipped = f"{name}."
+        if id(module) in inside if targets is None else any(f".{name}".endswith(f".{end}") for end in targets):
+            names.append(name)
+    if not names:
+        where = "in self-attention" if targets is None else f"named {', '.join(targets)}"
+        raise ValueError(f"attach: LoRA found no linear maps {where} in decoder layer {target.index}")
+    return names
+
+
 @dataclass(frozen=True)
 class LoRAConfig(AdapterConfig):
     """r (in + out) parameters a projection.
@@ -41,114 +146,8 @@ class LoRAConfig(AdapterConfig):
     targets: tuple[str, ...] | None = None
 
     method: ClassVar[str] = "lora"
+    adapter_type: ClassVar[type[Adapter]] = LoRA
+    layer_type: ClassVar[type] = _Factors
 
     def __post_init__(self) -> None:
         positive("LoRAConfig", rank=self.rank, alpha=self.alpha)
-
-    def build(self, decoder: Decoder) -> Adapter:
-        return LoRA(self, decoder)
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        return _Factors(self.alpha / self.rank)
-
-
-class _Matrix(nn.Module):
-    """Of its own class, so that whoever replaces the linear maps of a model (peft, quantisers) leaves it alone."""
-
-    def __init__(self, rows: int, columns: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(rows, columns))
-
-
-class _Factors(AdapterLayer):
-    """A and B of each projection in a decoder layer."""
-
-    def __init__(self, scale: float):
-        super().__init__()
-        self.scale = scale
-        self.projections = nn.ModuleDict()
-
-
-class LoRA(Adapter):
-    """The identity at the start: B is zero."""
-
-    config: LoRAConfig
-    _handles: list[RemovableHandle]
-
-    def __init__(self, config: LoRAConfig, decoder: Decoder):
-        super().__init__(config, decoder)
-        self.targets = [(each, name) for each in config.chosen(decoder) for name in _names(each, config.targets)]
-        modules = [target.module.get_submodule(name) for target, name in self.targets]
-        if len(set(modules)) < len(modules):
-            raise ValueError("attach: LoRA found one linear map in several decoder layers, and cannot tell them apart")
-        for target, name in self.targets:
-            module = target.module.get_submodule(name)
-            A = _Matrix(config.rank, _width(module, "in_features"))
-            nn.init.kaiming_uniform_(A.weight, a=math.sqrt(5))
-            pair = nn.ModuleDict({"A": A, "B": _Matrix(_width(module, "out_features"), config.rank)})
-            self._factors(target).projections[_key(name)] = pair.to(target.device)
-
-    def _factors(self, target: DecoderLayer) -> _Factors:
-        return cast(_Factors, self.layers[str(target.index)])
-
-    def install(self, adapters: Adapters) -> None:
-        self._handles = []
-        for target, name in self.targets:
-            factors, module = self._factors(target), target.module.get_submodule(name)
-            place = (f"projection {name} of {self.key}", target.index)
-            # Of experts, which stand in lists, not all run.
-            if not any(part.isdigit() for part in name.split(".")):
-                factors.places |= {place}
-            hook = partial(_add, adapters, factors, factors.projections[_key(name)], place)
-            self._handles.append(module.register_forward_hook(hook))
-
-    def uninstall(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
-def _add(
-    adapters: Adapters, factors: _Factors, pair: Any, place: HookPoint, module: nn.Module, args: Any, output: Tensor
-) -> Tensor | None:
-    """The output with the correction, for requests that use it."""
-    now, (_, index) = adapters.step, place
-    now.reached.add(place)
-    for layer, rows in now.uses(index, len(output), output.device):
-        if layer is factors:
-            x = args[0].to(pair["A"].weight.dtype)
-            change = linear(linear(x, pair["A"].weight), pair["B"].weight) * factors.scale
-            if rows is not None:
-                if len(output) != now.batch:
-                    raise ValueError(
-                        "use: rows cannot be told apart where a projection gets tokens of all requests in one list, as "
-                        "experts do: use one adapter for all, or LoRA on other projections"
-                    )
-                change = change.where(rows.view(-1, *[1] * (change.ndim - 1)), 0)
-            return (output + change).to(output.dtype)
-    return None
-
-
-def _key(name: str) -> str:
-    """A module's name without dots, which stand between names."""
-    return name.replace(".", "/")
-
-
-def _width(module: Any, name: str) -> int:
-    return int(getattr(module, name))
-
-
-def _names(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:
-    """Linear maps in a decoder layer, as such or inside a layer of peft around one."""
-    kinds = internals.projection_types()
-    inside = set() if target.attention is None else {id(module) for module in target.attention.modules()}
-    found, skipped = [], "\0"
-    for name, module in target.module.named_modules():
-        if name.startswith(skipped) or not isinstance(module, kinds):
-            continue
-        skipped = f"{name}."
-        if id(module) in inside if targets is None else any(f".{name}".endswith(f".{end}") for end in targets):
-            found.append(name)
-    if not found:
-        wanted = "in self-attention" if targets is None else f"named {', '.join(targets)}"
-        raise ValueError(f"attach: LoRA found no linear maps {wanted} in decoder layer {target.index}")
-    return found

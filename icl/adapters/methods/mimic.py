@@ -23,29 +23,6 @@ _STD = 0.02
 _VARIANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class MimICConfig(AdapterConfig):
-    """2 dh + 1 parameters a head.
-
-    Args:
-        direction: "head", a shift v for each head, or "layer", one for all heads of a layer.
-        mass: "query", mu as above, or "constant", one for each head whatever the query.
-    """
-
-    direction: Literal["head", "layer"] = "head"
-    mass: Literal["query", "constant"] = "query"
-
-    method: ClassVar[str] = "mimic"
-    objective: ClassVar[Objective] = Objective(alignment=1.0, ce=0.5)
-
-    def __post_init__(self) -> None:
-        one_of("MimICConfig", "direction", self.direction, ("head", "layer"))
-        one_of("MimICConfig", "mass", self.mass, ("query", "constant"))
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        return _Layer(self, shape)
-
-
 class _Layer(AdapterLayer):
     """Starts next to the identity: shifts of a thousandth."""
 
@@ -66,3 +43,24 @@ class _Layer(AdapterLayer):
         else:
             share = torch.sigmoid(self.bias)
         return output.float() + share[..., None] * self.direction
+
+
+@dataclass(frozen=True)
+class MimICConfig(AdapterConfig):
+    """2 dh + 1 parameters a head.
+
+    Args:
+        direction: "head", a shift v for each head, or "layer", one for all heads of a layer.
+        mass: "query", mu as above, or "constant", one for each head whatever the query.
+    """
+
+    direction: Literal["head", "layer"] = "head"
+    mass: Literal["query", "constant"] = "query"
+
+    method: ClassVar[str] = "mimic"
+    layer_type: ClassVar[type] = _Layer
+    objective: ClassVar[Objective] = Objective(alignment=1.0, ce=0.5)
+
+    def __post_init__(self) -> None:
+        one_of("MimICConfig", "direction", self.direction, ("head", "layer"))
+        one_of("MimICConfig", "mass", self.mass, ("query", "constant"))

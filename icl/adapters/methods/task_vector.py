@@ -14,40 +14,30 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
+from icl.adapters.base import Adapter, AdapterConfig
 from icl.adapters.container import Adapters
-from icl.adapters.fitting import FittedAdapter, FittingPrompts, LastToken, Progress, log_probabilities, mean, states
-from icl.attention import Decoder, LayerShape
+from icl.adapters.fitting import (
+    FittedAdapter,
+    FittingPrompts,
+    LastTokenLayer,
+    Progress,
+    answer_log_probabilities,
+    last_token_outputs,
+    mean_over_prompts,
+)
 
 
-@dataclass(frozen=True)
-class TaskVectorConfig(AdapterConfig):
-    """No parameters to train: :func:`icl.adapters.fit` sets one vector of width d.
-
-    ``layers`` are those to choose from, by the share of right answers, and by their likelihood where that is equal.
-    """
-
-    method: ClassVar[str] = "task_vector"
-    fitted: ClassVar[bool] = True
-    needs_attention: ClassVar[bool] = False
-
-    def build(self, decoder: Decoder) -> Adapter:
-        return TaskVector(self, decoder)
-
-    def layer(self, shape: LayerShape) -> AdapterLayer:
-        return _Layer(shape.width)
-
-
-class _Layer(LastToken):
+class _Layer(LastTokenLayer):
     def change(self, state: Tensor) -> Tensor:
         return torch.where(self.vector.any(), self.vector, state)
 
 
 class TaskVector(FittedAdapter):
-    """After ``fit`` it has no layer but the one that was chosen, and its ``config`` says which."""
+    """After ``fit`` it has one layer alone, the best, and its ``config`` says which."""
 
     def fit(self, adapters: Adapters, name: str, prompts: FittingPrompts, progress: Progress) -> None:
-        vectors = mean(states(adapters, prompts.teacher, progress))
+        """Set the vectors to the mean states of the teacher, and drop all layers but the best on dev."""
+        vectors = mean_over_prompts(last_token_outputs(adapters, prompts.teacher, progress))
         candidates = dict(self.layers.items())
         for index, layer in candidates.items():
             cast(_Layer, layer).vector.copy_(vectors[int(index)])
@@ -63,13 +53,27 @@ class TaskVector(FittedAdapter):
 
 
 def _score(adapters: Adapters, name: str, prompts: FittingPrompts, progress: Progress) -> tuple[int, float]:
-    """Right answers to the dev prompts, and the sum of the log-probabilities of all."""
+    """Return how many dev prompts are answered right, and the sum of the log-probabilities of all answers."""
     right, likelihood, rows = 0, 0.0, 0
     for inputs, answers in prompts.dev:
         with adapters.use(name):
-            scores, hits = log_probabilities(adapters, inputs, answers)
+            scores, hits = answer_log_probabilities(adapters, inputs, answers)
         right, likelihood, rows = right + int(hits.sum()), likelihood + float(scores.sum()), rows + len(answers)
         progress(len(answers))
     if not rows:
         raise ValueError("fit: dev must have prompts to choose the layer of a task vector by, got none")
     return right, likelihood
+
+
+@dataclass(frozen=True)
+class TaskVectorConfig(AdapterConfig):
+    """No parameters to train: :func:`icl.adapters.fit` sets one vector of width d.
+
+    ``layers`` are those to choose from, by the share of right answers, and by their likelihood where that is equal.
+    """
+
+    method: ClassVar[str] = "task_vector"
+    adapter_type: ClassVar[type[Adapter]] = TaskVector
+    layer_type: ClassVar[type] = _Layer
+    fitted: ClassVar[bool] = True
+    needs_attention: ClassVar[bool] = False

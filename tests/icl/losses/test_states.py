@@ -83,12 +83,11 @@ def test_the_metrics_agree_where_space_is_flat(kind: type[StateLoss], scale: str
     torch.testing.assert_close(flat, euclidean, rtol=1e-7, atol=0)
 
 
-def test_layers_are_chosen_and_averaged() -> None:
+def test_layers_are_averaged() -> None:
     student, teacher = made(4, 2, 3, 8)
     mask = torch.ones(2, 3, dtype=torch.bool)
-    one = [AnchorLoss(layers=[i])(student, teacher, mask).item() for i in range(4)]
+    one = [AnchorLoss()([s], [t], mask).item() for s, t in zip(student, teacher)]
     assert len({round(a, 6) for a in one}) == 4
-    assert AnchorLoss(layers=(0, -1))(student, teacher, mask).item() == pytest.approx((one[0] + one[3]) / 2)
     assert AnchorLoss()(student, teacher, mask).item() == pytest.approx(sum(one) / 4)
 
 
@@ -238,7 +237,6 @@ def test_no_gradient_to_the_teacher() -> None:
         (AnchorLoss, {"c": 0.0}, r"c must be between 0.0 and inf, got 0.0"),
         (AnchorLoss, {"c": math.nan}, "c must be between"),
         (AnchorLoss, {"c": 10.0, "learn_curvature": True}, r"c must be between 0.001 and 10.0, got 10.0"),
-        (AnchorLoss, {"layers": []}, "at least one layer"),
         (AnchorLoss, {"feature_scale": "lift"}, "needs 1 <= dim <= width"),
         (AnchorLoss, {"feature_scale": "lift", "width": 4, "dim": 5}, "got dim 5 and width 4"),
         (AnchorLoss, {"width": 4, "dim": 2}, "got them with 'unit'"),
@@ -262,7 +260,5 @@ def test_arguments_of_losses_on_states() -> None:
         loss([a], [a], mask.long())
     with pytest.raises(TypeError, match=r"floating point, got torch.int64"):
         loss([a.long()], [a], mask)
-    with pytest.raises(ValueError, match=r"layers must name some of the 1 layers given, got \(1,\)"):
-        AnchorLoss(layers=[1])([a], [a], mask)
     with pytest.raises(ValueError, match="width 24, got 4"):
         learned()([a], [a], mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,17 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LIVEConfig, LoRAConfig, attach
+from icl.adapters import (
+    Adapters,
+    HiFICLConfig,
+    HyperICLConfig,
+    LIVEConfig,
+    LoRAConfig,
+    attach,
+)
 from icl.attention.decoder import Decoder
 from icl.attention.internals import CHECKPOINTING
-from tests.icl import zoo
+from tests.icl import decoders, zoo
 from tests.icl.adapted import FAMILIES
 
 LENGTH = 16
@@ -275,3 +283,16 @@ def test_errors() -> None:
         adapters.add([LoRAConfig(layers=(3,))], "lora")
     assert adapters.names == ("default",)
     assert isinstance(model.get_decoder().layers[0].self_attn.q_proj, nn.Linear)
+
+
+def test_lora_that_would_not_act_or_cannot_tell_is_refused() -> None:
+    x = decoders.prompt(2)
+    model = decoders.make()
+    decoders.fill(attach(model, LoRAConfig(targets=("up_proj",))))
+    model.model.layers[1].mlp = copy.deepcopy(decoders.make().model.layers[1].mlp)
+    with pytest.raises(ValueError, match=r"projection mlp.up_proj of lora .* decoder layer 1 ran in a way"):
+        model(**x)
+    model = decoders.make()
+    model.model.layers[2].mlp = model.model.layers[1].mlp
+    with pytest.raises(ValueError, match="found one linear map in several decoder layers"):
+        attach(model, LoRAConfig(targets=("up_proj",)))
