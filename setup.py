@@ -207,7 +207,7 @@ if BUILD_CUDA not in ("nvcc", "gpu", "none"):
 kernels = Extension(
     "hyperbolic._kernels",
     sources=sorted(map(str, Path("csrc/cpu").rglob("*.cpp"))),
-    depends=sorted(str(path) for folder in ("cpu", "math") for path in Path("csrc", folder).rglob("*.h")),
+    depends=sorted(str(path) for folder in ("common", "cpu", "math") for path in Path("csrc", folder).rglob("*.h")),
     libraries=["torch_cpu"],
     optional=True,
 )

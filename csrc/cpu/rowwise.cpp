@@ -1,10 +1,8 @@
 // The operators on rows and their backward: broadcasting, allocation, threads.
 #include <torch/csrc/stable/library.h>
 
-#include <string>
-#include <utility>
-
-#include "row_call.h"
+#include "../common/row_call.h"
+#include "kernels/table.h"
 
 namespace hyperbolic::cpu {
 
@@ -20,6 +18,8 @@ constexpr int64_t most_pieces = 256, least_piece = 64;
 class Call : RowCall {
  public:
   Call(const RowKernel& kernel, StableIValue* stack, int count) : RowCall(kernel, stack, count), kernel_(kernel) {}
+
+  static const RowKernel& kernel(int i) { return kernels().rows[i]; }
 
   Tensor forward() const {
     Tensor out = empty(result_shape(), result_type());
@@ -69,13 +69,13 @@ class Call : RowCall {
     batch.operands = int(args.size());
     for (size_t a = 0; a < args.size(); a++) {
       const Argument& arg = args[a];
-      batch.operand[a] = {memory(arg.tensor), arg.dtype, arg.core ? arg.stride[arg.rank] : 1,
+      batch.operand[a] = {{memory(arg.tensor), arg.dtype}, arg.core ? arg.stride[arg.rank] : 1,
                           layout.strides[a].data()};
     }
     return batch;
   }
 
-  static Operand result(const Tensor& out) { return {out.mutable_data_ptr(), dtype_of(out), 1, nullptr}; }
+  static Result result(const Tensor& out) { return {out.mutable_data_ptr(), dtype_of(out)}; }
 
   int64_t grain() const { return std::max<int64_t>(1, least_work / (dim + row_work)); }
 
@@ -153,29 +153,11 @@ class Call : RowCall {
   const RowKernel& kernel_;
 };
 
-template <size_t op>
-void forward(StableIValue* stack, uint64_t inputs, uint64_t) {
-  stack[0] = torch::stable::detail::from(Call((*kernels().rows)[op], stack, int(inputs)).forward());
-}
-
-template <size_t op>
-void backward(StableIValue* stack, uint64_t inputs, uint64_t) {
-  std::vector<Tensor> out = Call((*kernels().rows)[op], stack, int(inputs)).backward();
-  for (size_t i = 0; i < out.size(); i++) stack[i] = torch::stable::detail::from(out[i]);
-}
-
-template <size_t... op>
-void implement(torch::stable::detail::StableLibrary& m, std::index_sequence<op...>) {
-  const RowKernels& rows = *kernels().rows;
-  (m.impl(rows[op].name, &forward<op>), ...);
-  (m.impl((std::string(rows[op].name) + "_backward").c_str(), &backward<op>), ...);
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CPU, m) {
   if (!usable_kernels()) return;
-  implement(m, std::make_index_sequence<row_operators>());
+  implement<Call>(m, std::make_integer_sequence<int, row_operators>());
 }
 
 }  // namespace hyperbolic::cpu

@@ -1,7 +1,8 @@
 // How work over all pairs is cut into tasks.
 #pragma once
 
-#include "checks.h"
+#include "../common/checks.h"
+#include "batch.h"
 
 namespace hyperbolic::cpu {
 

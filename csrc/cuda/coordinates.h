@@ -8,7 +8,7 @@
 
 #include <array>
 
-#include "../math/wide.h"
+#include "../common/coordinates.h"
 #include "table.h"
 
 namespace hyperbolic::HYPERBOLIC_ISA {
@@ -33,13 +33,6 @@ HYPERBOLIC_INLINE void sync_team() {
 }
 
 // --- reductions ----------------------------------------------------------------------------------------------------
-
-// The largest size of a number in memory, and where it is; 0 and 0 where there is none. A NaN is no number.
-template <class T>
-struct Peak {
-  T size;
-  int64_t index;
-};
 
 HYPERBOLIC_INLINE double exchanged(unsigned mask, double a, unsigned distance) {
   return __shfl_xor_sync(mask, a, distance);
@@ -130,13 +123,7 @@ HYPERBOLIC_INLINE double largest(int64_t dim, F f) {
 
 // --- sums that several rows add to ---------------------------------------------------------------------------------
 
-// Adds to double-doubles, whose words lie apart; each thread to its own coordinates.
-struct WideSum {
-  double *hi, *lo;
-};
-
-HYPERBOLIC_INLINE bool wanted(WideSum out) { return out.hi != nullptr; }
-
+// Each thread adds to its own coordinates.
 HYPERBOLIC_INLINE void emit(At at, WideSum out, Wide v) {
   const Wide sum = Wide(out.hi[at.k], out.lo[at.k]) + v;
   out.hi[at.k] = sum.hi;

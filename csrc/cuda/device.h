@@ -3,16 +3,10 @@
 
 #include <torch/csrc/stable/accelerator.h>
 
-#include "../cpu/tensors.h"
+#include "../common/tensors.h"
 #include "table.h"
 
 namespace hyperbolic::cuda {
-
-using cpu::divide_up;
-using cpu::dtype_of;
-using cpu::size_of;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // The device of a tensor, current for as long as this lives, and its current stream.
 class Device {
@@ -26,7 +20,7 @@ class Device {
   cudaStream_t stream() const { return stream_; }
 
   Tensor empty(const std::vector<int64_t>& shape, ScalarType dtype) const {
-    return cpu::empty(shape, dtype, type_, index_);
+    return hyperbolic::empty(shape, dtype, type_, index_);
   }
   // Memory for kernels alone.
   Tensor words(int64_t count) const { return empty({count}, ScalarType::Double); }

@@ -4,16 +4,7 @@
 
 namespace hyperbolic::cuda {
 
-namespace {
-
-constexpr RowKernel kernels[] = {
-    row_kernel<lorentz::Dist>("lorentz_dist"),
-    row_kernel<lorentz::Dist0>("lorentz_dist0"),
-    row_kernel<lorentz::DistExp0<1>>("lorentz_dist_exp0"),
-};
-
-}  // namespace
-
+static constexpr RowKernel kernels[] = {HYPERBOLIC_LORENTZ_DISTANCES(HYPERBOLIC_ROW_KERNEL)};
 constexpr RowKernels lorentz_distances = {kernels, int(std::size(kernels))};
 
 }  // namespace hyperbolic::cuda

@@ -1,44 +1,11 @@
 // Rows in memory of any type and stride, and in a block's own memory, where formulas read and leave them.
 #pragma once
 
-#include "../math/rounding.h"
+#include "../common/numbers.h"
 #include "coordinates.h"
 #include "table.h"
 
 namespace hyperbolic::HYPERBOLIC_ISA {
-
-// --- single numbers ------------------------------------------------------------------------------------------------
-
-HYPERBOLIC_INLINE double read(const Input& a, int64_t i) {
-  switch (a.dtype) {
-    case Dtype::float32:
-      return static_cast<const float*>(a.data)[i];
-    case Dtype::float64:
-      return static_cast<const double*>(a.data)[i];
-    case Dtype::bfloat16:
-      return from_bfloat16(static_cast<const uint16_t*>(a.data)[i]);
-    default:
-      return from_half(static_cast<const uint16_t*>(a.data)[i]);
-  }
-}
-
-// Rounded once.
-HYPERBOLIC_INLINE void write(double value, const Result& to, int64_t i) {
-  switch (to.dtype) {
-    case Dtype::float32:
-      static_cast<float*>(to.data)[i] = float(value);
-      break;
-    case Dtype::float64:
-      static_cast<double*>(to.data)[i] = value;
-      break;
-    case Dtype::bfloat16:
-      static_cast<uint16_t*>(to.data)[i] = to_bfloat16(value);
-      break;
-    case Dtype::float16:
-      static_cast<uint16_t*>(to.data)[i] = to_half(value);
-      break;
-  }
-}
 
 // Number k of a segment's sums, to where its result is.
 HYPERBOLIC_INLINE void write_sum(const Sums& sums, int64_t segment, int64_t k, double value) {
@@ -47,8 +14,6 @@ HYPERBOLIC_INLINE void write_sum(const Sums& sums, int64_t segment, int64_t k, d
     k -= sum.width;
   }
 }
-
-// --- rows ----------------------------------------------------------------------------------------------------------
 
 // A block's memory as rows of the working type T, one of each kind for every team, and after them double words. Rows
 // begin at multiples of 16 bytes.

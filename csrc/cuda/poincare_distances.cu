@@ -4,16 +4,7 @@
 
 namespace hyperbolic::cuda {
 
-namespace {
-
-constexpr RowKernel kernels[] = {
-    row_kernel<poincare::Dist>("poincare_dist"),
-    row_kernel<poincare::Dist0>("poincare_dist0"),
-    row_kernel<poincare::DistExp0>("poincare_dist_exp0"),
-};
-
-}  // namespace
-
+static constexpr RowKernel kernels[] = {HYPERBOLIC_POINCARE_DISTANCES(HYPERBOLIC_ROW_KERNEL)};
 constexpr RowKernels poincare_distances = {kernels, int(std::size(kernels))};
 
 }  // namespace hyperbolic::cuda

@@ -2,7 +2,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 
-#include "../cpu/checks.h"
+#include "../common/checks.h"
 #include "device.h"
 
 namespace hyperbolic::cuda {
@@ -28,7 +28,7 @@ Input input(const Tensor& a) { return {a.const_data_ptr(), dtype_of(a)}; }
 // The matrix `d`, called `name`, and how many NaN each of its tiles has.
 void check(int model, const char* name, const Tensor& d, const Tensor& x, const Tensor& y, const Tensor& c,
            const Tensor& tiles, int64_t tile_rows, int64_t tile_columns) {
-  cpu::Shapes shapes(model, "repair");
+  Shapes shapes(model, "repair");
   shapes.is("x", x, "N, D");
   shapes.is("y", y, "M, D");
   shapes.is(name, d, "N, M");
@@ -39,7 +39,7 @@ void check(int model, const char* name, const Tensor& d, const Tensor& x, const 
   STD_TORCH_CHECK(tiles.scalar_type() == ScalarType::Int && tiles.dim() == 2 && tiles.size(0) == down &&
                       tiles.size(1) == across,
                   shapes.op(), ": tiles must be int32 of shape (", down, ", ", across, "), got ", tiles.scalar_type(), " ",
-                  cpu::text(tiles));
+                  text(tiles));
 }
 
 // The gradient at x, or what has no own side, sees the matrix as it is; that at y its transpose.
@@ -117,7 +117,7 @@ void repair_backward(const Tensor& w, const Tensor& g, const Tensor& x, const Te
   check(&kernel == &poincare_repair, "w", w, x, y, c, tiles, tile_rows, tile_columns);
   check(&kernel == &poincare_repair, "g", g, x, y, c, tiles, tile_rows, tile_columns);
   STD_TORCH_CHECK(gc.scalar_type() == ScalarType::Double && gc.numel() == 1,
-                  "repair: gc must be one number of float64, got ", gc.scalar_type(), " ", cpu::text(gc));
+                  "repair: gc must be one number of float64, got ", gc.scalar_type(), " ", text(gc));
   if (w.numel() == 0) return;
   const Device device(w);
   for (const Tensor& a : {g, x, y, c, gx, gy, gc, tiles}) device.expect(a);

@@ -150,10 +150,7 @@ __global__ void __launch_bounds__(MOST_THREADS) backward(const __grid_constant__
 
 template <class Op>
 constexpr RowKernel row_kernel(const char* name) {
-  return {name,
-          Op::vectors,
-          Op::scalars,
-          Op::returns_vector,
+  return {{name, Op::vectors, Op::scalars, Op::returns_vector},
           [](bool wide, const Batch& b, const Launch& l) {
             return wide ? launch(forward<Op, double>, l, b) : launch(forward<Op, float>, l, b);
           },

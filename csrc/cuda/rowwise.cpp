@@ -2,10 +2,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 
-#include <string>
-#include <utility>
-
-#include "../cpu/row_call.h"
+#include "../common/row_call.h"
 #include "device.h"
 
 namespace hyperbolic::cuda {
@@ -17,26 +14,26 @@ constexpr int64_t turns = 4, enough_blocks = 1024;
 // Sums are made of at most about this many parts. A constant, because results must not depend on the card.
 constexpr int64_t most_pieces = 1 << 13;
 
-const RowKernel& row_kernel(int op) {
-  for (const RowKernels* table : {&lorentz_maps, &lorentz_distances, &poincare_maps, &poincare_distances}) {
-    if (op < table->count) return table->kernels[op];
-    op -= table->count;
-  }
-  STD_TORCH_CHECK(false, "hyperbolic: no such operator");
-}
-
 // A call, and the kernel that serves it.
-class Call : cpu::RowCall {
+class Call : RowCall {
  public:
   Call(const RowKernel& kernel, StableIValue* stack, int count)
       : RowCall(kernel, stack, count), kernel_(kernel), device_(args[0].tensor) {
-    for (const cpu::Argument& a : args) device_.expect(a.tensor);
+    for (const Argument& a : args) device_.expect(a.tensor);
+  }
+
+  static const RowKernel& kernel(int i) {
+    for (const RowKernels* table : {&lorentz_maps, &lorentz_distances, &poincare_maps, &poincare_distances}) {
+      if (i < table->count) return table->kernels[i];
+      i -= table->count;
+    }
+    STD_TORCH_CHECK(false, "hyperbolic: no such operator");
   }
 
   Tensor forward() const {
     Tensor out = device_.empty(result_shape(), result_type());
     if (out.numel() == 0) return out;
-    Batch batch = batch_of(cpu::Layout(*this, nullptr));
+    Batch batch = batch_of(Layout(*this, nullptr));
     batch.result[0] = result(out);
     batch.sums.segments = 1;
     run(kernel_.forward, vectors + returns_vector, batch);
@@ -47,13 +44,13 @@ class Call : cpu::RowCall {
     const int arguments = vectors + scalars;
     std::vector<Tensor> out;
     out.reserve(arguments);
-    for (int a = 0; a < arguments; a++) out.push_back(device_.empty(args[a].shape(), cpu::scalar_type(args[a].dtype)));
+    for (int a = 0; a < arguments; a++) out.push_back(device_.empty(args[a].shape(), scalar_type(args[a].dtype)));
     if (rows == 0) {
       for (Tensor& g : out) torch::stable::zero_(g);
       return out;
     }
     // An argument has a row for each of the batch, or one for all, or else it gets a pass of its own.
-    Batch all = batch_of(cpu::Layout(*this, nullptr));
+    Batch all = batch_of(Layout(*this, nullptr));
     all.sums.segments = 1;
     bool any = false;
     for (int a = 0; a < arguments; a++) {
@@ -63,7 +60,7 @@ class Call : cpu::RowCall {
       } else if (own == 1) {
         add(all, a, out[a]);
       } else {
-        Batch apart = batch_of(cpu::Layout(*this, &args[a]));
+        Batch apart = batch_of(Layout(*this, &args[a]));
         apart.sums.segments = own;
         add(apart, a, out[a]);
         run(kernel_.backward, 2 * vectors + returns_vector, apart);
@@ -78,14 +75,14 @@ class Call : cpu::RowCall {
  private:
   static Result result(const Tensor& out) { return {out.mutable_data_ptr(), dtype_of(out)}; }
 
-  Batch batch_of(const cpu::Layout& layout) const {
+  Batch batch_of(const Layout& layout) const {
     Batch batch{};
     batch.dim = dim;
     batch.dims = int64_t(layout.sizes.size());
     std::copy(layout.sizes.begin(), layout.sizes.end(), batch.sizes);
     for (size_t a = 0; a < args.size(); a++) {
-      const cpu::Argument& arg = args[a];
-      batch.operand[a].data = cpu::memory(arg.tensor);
+      const Argument& arg = args[a];
+      batch.operand[a].data = memory(arg.tensor);
       batch.operand[a].dtype = arg.dtype;
       batch.operand[a].step = arg.core ? arg.stride[arg.rank] : 1;
       std::copy(layout.strides[a].begin(), layout.strides[a].end(), batch.operand[a].strides);
@@ -131,27 +128,10 @@ class Call : cpu::RowCall {
   Device device_;
 };
 
-template <int op>
-void forward(StableIValue* stack, uint64_t inputs, uint64_t) {
-  stack[0] = torch::stable::detail::from(Call(row_kernel(op), stack, int(inputs)).forward());
-}
-
-template <int op>
-void backward(StableIValue* stack, uint64_t inputs, uint64_t) {
-  std::vector<Tensor> out = Call(row_kernel(op), stack, int(inputs)).backward();
-  for (size_t i = 0; i < out.size(); i++) stack[i] = torch::stable::detail::from(out[i]);
-}
-
-template <int... op>
-void implement(torch::stable::detail::StableLibrary& m, std::integer_sequence<int, op...>) {
-  (m.impl(row_kernel(op).name, &forward<op>), ...);
-  (m.impl((std::string(row_kernel(op).name) + "_backward").c_str(), &backward<op>), ...);
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyperbolic, CUDA, m) {
-  implement(m, std::make_integer_sequence<int, cpu::row_operators>());
+  implement<Call>(m, std::make_integer_sequence<int, row_operators>());
 }
 
 }  // namespace hyperbolic::cuda

@@ -4,13 +4,9 @@
 
 #include <cuda_runtime.h>
 
-#include "../cpu/kernels/table.h"
+#include "../common/row_operators.h"
 
 namespace hyperbolic::cuda {
-
-using cpu::Dtype;
-using cpu::max_dims;
-using cpu::max_operands;
 
 inline constexpr unsigned WARP = 32, MOST_THREADS = 256;
 // Work for more blocks than this goes around.
@@ -35,20 +31,9 @@ struct Staging {
   int64_t size;
 };
 
-struct Input {
-  const void* data;
-  Dtype dtype;
-};
-
 struct Operand : Input {
   int64_t step;               // between coordinates
   int64_t strides[max_dims];  // between rows, along each dimension of the batch
-};
-
-// Contiguous; null where it is not wanted.
-struct Result {
-  void* data;
-  Dtype dtype;
 };
 
 // Double-doubles to be added up in order of the parts, those of `of[0]` followed by those of `of[1]` and so on, and
@@ -71,10 +56,7 @@ struct Batch {
   Staging staging;
 };
 
-struct RowKernel {
-  const char* name;
-  int vectors, scalars;
-  bool returns_vector;
+struct RowKernel : RowOperator {
   cudaError_t (*forward)(bool wide, const Batch&, const Launch&);
   cudaError_t (*backward)(bool wide, const Batch&, const Launch&);
 };

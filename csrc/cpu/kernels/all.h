@@ -49,7 +49,7 @@ const cpu::Kernels kernels = {
                  : contrast_gradient<float>(p, s, first, begin, end, total, gc, by_temperature);
         },
     },
-    &row_kernels,
+    row_kernels,
 };
 
 }  // namespace hyperbolic::HYPERBOLIC_ISA

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../../math/wide.h"
+#include "../../common/coordinates.h"
 
 #ifndef HYPERBOLIC_VECTOR_BYTES
 #define HYPERBOLIC_VECTOR_BYTES 16
@@ -159,13 +159,6 @@ HYPERBOLIC_INLINE std::array<W, N> sums(int64_t dim, F f) {
   }
   return total;
 }
-
-// The largest size of a number in memory, and where it is; 0 and 0 where there is none. A NaN is no number.
-template <class T>
-struct Peak {
-  T size;
-  int64_t index;
-};
 
 // Of the lanes of `size`, the one with the largest; the index of each is block * step + lane.
 template <class V, class I>

@@ -4,6 +4,7 @@
 // coordinates that do not follow each other, pass through scratch memory.
 #pragma once
 
+#include "../../common/numbers.h"
 #include "matrix.h"
 #include "wide_sum.h"
 
@@ -12,38 +13,11 @@ namespace hyperbolic::HYPERBOLIC_ISA {
 using cpu::Operand;
 using cpu::Rows;
 
-inline double read(const Operand& a, int64_t i) {
-  switch (a.dtype) {
-    case Dtype::float32:
-      return static_cast<const float*>(a.data)[i];
-    case Dtype::float64:
-      return static_cast<const double*>(a.data)[i];
-    case Dtype::bfloat16:
-      return from_bfloat16(static_cast<const uint16_t*>(a.data)[i]);
-    default:
-      return from_half(static_cast<const uint16_t*>(a.data)[i]);
-  }
+inline const void* at_element(const Input& a, int64_t i) {
+  return static_cast<const char*>(a.data) + i * size_of(a.dtype);
 }
-
-inline void write(double value, Dtype dtype, void* to, int64_t i) {
-  switch (dtype) {
-    case Dtype::float32:
-      static_cast<float*>(to)[i] = float(value);
-      break;
-    case Dtype::float64:
-      static_cast<double*>(to)[i] = value;
-      break;
-    case Dtype::bfloat16:
-      static_cast<uint16_t*>(to)[i] = to_bfloat16(value);
-      break;
-    case Dtype::float16:
-      static_cast<uint16_t*>(to)[i] = to_half(value);
-      break;
-  }
-}
-
-inline void* at_element(void* data, Dtype dtype, int64_t i) {
-  return static_cast<char*>(data) + i * (dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2);
+inline Result at_element(const Result& a, int64_t i) {
+  return {static_cast<char*>(a.data) + i * size_of(a.dtype), a.dtype};
 }
 
 template <class T>
@@ -98,7 +72,7 @@ class Walk {
 
  private:
   const Rows& rows_;
-  int64_t offset_[cpu::max_operands] = {}, index_[cpu::max_dims] = {};
+  int64_t offset_[max_operands] = {}, index_[max_dims] = {};
 };
 
 // A row of an argument in the working type: itself, or a copy.
@@ -110,8 +84,7 @@ class Fetch {
 
   const T* operator()(int64_t offset) const {
     if (direct_) return static_cast<const T*>(a_.data) + offset;
-    copy_row(Matrix{at_element(const_cast<void*>(a_.data), a_.dtype, offset), a_.dtype, 1, dim_, 0, a_.step}, 0, 0,
-             dim_, copy_.get());
+    copy_row(Matrix{at_element(a_, offset), a_.dtype, 1, dim_, 0, a_.step}, 0, 0, dim_, copy_.get());
     return copy_.get();
   }
 

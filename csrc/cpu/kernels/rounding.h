@@ -7,8 +7,6 @@
 
 namespace hyperbolic::HYPERBOLIC_ISA {
 
-using cpu::Dtype;
-
 inline void round_values(const double* values, int64_t count, Dtype dtype, void* out) {
   auto all = [&](auto* to, auto round) {
     constexpr int step = lanes<double>;

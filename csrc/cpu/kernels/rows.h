@@ -40,24 +40,24 @@ template <class Op, class T>
 void forward(const Rows& rows, int64_t begin, int64_t end) {
   using W = WideFor<T>;
   Reader<Op, W, T> reader(rows, begin);
-  const Operand& result = rows.result[0];
-  void* out = const_cast<void*>(result.data);
+  const Result& result = rows.result[0];
   const int64_t dim = rows.dim;
   if constexpr (!Op::returns_vector) {
     for (int64_t i = begin; i < end; i++, reader.next()) {
-      write(head(Op::template value<W>(reader())), result.dtype, out, i);
+      write(head(Op::template value<W>(reader())), result, i);
     }
   } else {
     const bool direct = result.dtype == dtype_of<T>;
     Buffer<double> scratch(dim);
     for (int64_t i = begin; i < end; i++, reader.next()) {
       Row<W, T> row = reader();
-      T* place = static_cast<T*>(out) + i * dim;
+      const Result out = at_element(result, i * dim);
+      T* place = static_cast<T*>(out.data);
       bool done = direct;
       if (direct) {
         Op::value(row, Target<T>{place, nullptr, {}});
         if (Op::point == Point::ball && !inside(place, dim, head(row.scalar[0]))) {
-          move_inside(result, i * dim, dim, head(row.scalar[0]));
+          move_inside(out, dim, head(row.scalar[0]));
         }
         if (Op::point == Point::lorentz && sizeof(T) == 4) {
           // what is not finite has a sum that is not
@@ -68,8 +68,8 @@ void forward(const Rows& rows, int64_t begin, int64_t end) {
       if (done) continue;
       Op::value(row, Target<T>{nullptr, scratch.get(), {}});
       if (Op::point == Point::lorentz) shorten(scratch.get(), dim, result.dtype);
-      round_values(scratch.get(), dim, result.dtype, at_element(out, result.dtype, i * dim));
-      if (Op::point == Point::ball) move_inside(result, i * dim, dim, head(row.scalar[0]));
+      round_values(scratch.get(), dim, out.dtype, out.data);
+      if (Op::point == Point::ball) move_inside(out, dim, head(row.scalar[0]));
     }
   }
 }
@@ -80,7 +80,7 @@ void backward(const Rows& rows, int64_t begin, int64_t end, double* const* sums,
   constexpr int arguments = Op::vectors + Op::scalars;
   Reader<Op, W, T> reader(rows, begin);
   const Operand& cotangent = rows.operand[arguments];
-  Fetch<T> fetch(Op::returns_vector ? cotangent : Operand{nullptr, dtype_of<T>, 1, nullptr}, rows.dim);
+  Fetch<T> fetch(Op::returns_vector ? cotangent : Operand{{nullptr, dtype_of<T>}, 1, nullptr}, rows.dim);
   const int64_t dim = rows.dim;
   bool written[arguments], direct[arguments];
   W total[Op::scalars] = {};
@@ -99,20 +99,20 @@ void backward(const Rows& rows, int64_t begin, int64_t end, double* const* sums,
     }
     Target<T> target[2] = {};
     for (int a = 0; a < Op::vectors; a++) {
-      void* out = const_cast<void*>(rows.result[a].data);
-      target[a] = {direct[a] ? static_cast<T*>(out) + i * dim : nullptr, copied[a] ? scratch[a].get() : nullptr,
+      target[a] = {direct[a] ? static_cast<T*>(rows.result[a].data) + i * dim : nullptr,
+                   copied[a] ? scratch[a].get() : nullptr,
                    sums[a] ? WideSum{sums[a], sums[a] + low} : WideSum{}};
     }
     W g[Op::scalars] = {};
     Op::pull(row, target, g);
     for (int a = 0; a < Op::vectors; a++) {
-      const Operand& result = rows.result[a];
-      void* out = const_cast<void*>(result.data);
-      if (copied[a]) round_values(scratch[a].get(), dim, result.dtype, at_element(out, result.dtype, i * dim));
+      if (!copied[a]) continue;
+      const Result out = at_element(rows.result[a], i * dim);
+      round_values(scratch[a].get(), dim, out.dtype, out.data);
     }
     for (int s = 0; s < Op::scalars; s++) {
       const int a = Op::vectors + s;
-      if (written[a]) write(head(g[s]), rows.result[a].dtype, const_cast<void*>(rows.result[a].data), i);
+      if (written[a]) write(head(g[s]), rows.result[a], i);
       total[s] = total[s] + g[s];
     }
   }
@@ -124,10 +124,7 @@ void backward(const Rows& rows, int64_t begin, int64_t end, double* const* sums,
 
 template <class Op>
 constexpr cpu::RowKernel row_kernel(const char* name) {
-  return {name,
-          Op::vectors,
-          Op::scalars,
-          Op::returns_vector,
+  return {{name, Op::vectors, Op::scalars, Op::returns_vector},
           [](const Rows& rows, int64_t begin, int64_t end) {
             rows.wide ? forward<Op, double>(rows, begin, end) : forward<Op, float>(rows, begin, end);
           },
@@ -137,22 +134,6 @@ constexpr cpu::RowKernel row_kernel(const char* name) {
           }};
 }
 
-inline constexpr cpu::RowKernels row_kernels = {
-    row_kernel<lorentz::Expmap0>("lorentz_expmap0"),
-    row_kernel<lorentz::Logmap0>("lorentz_logmap0"),
-    row_kernel<lorentz::Expmap>("lorentz_expmap"),
-    row_kernel<lorentz::Logmap>("lorentz_logmap"),
-    row_kernel<lorentz::Dist>("lorentz_dist"),
-    row_kernel<lorentz::Dist0>("lorentz_dist0"),
-    row_kernel<lorentz::DistExp0<1>>("lorentz_dist_exp0"),
-    row_kernel<poincare::Expmap0>("poincare_expmap0"),
-    row_kernel<poincare::Logmap0>("poincare_logmap0"),
-    row_kernel<poincare::Expmap>("poincare_expmap"),
-    row_kernel<poincare::Logmap>("poincare_logmap"),
-    row_kernel<poincare::Dist>("poincare_dist"),
-    row_kernel<poincare::Dist0>("poincare_dist0"),
-    row_kernel<poincare::DistExp0>("poincare_dist_exp0"),
-    row_kernel<poincare::MobiusAdd>("poincare_mobius_add"),
-};
+inline constexpr cpu::RowKernel row_kernels[] = {HYPERBOLIC_ROW_OPERATORS(HYPERBOLIC_ROW_KERNEL)};
 
 }  // namespace hyperbolic::HYPERBOLIC_ISA

@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace hyperbolic::cpu {
+#include "../../common/row_operators.h"
 
-enum class Dtype { float32, float64, bfloat16, float16 };
+namespace hyperbolic::cpu {
 
 struct Matrix {
   const void* data;
@@ -68,12 +68,7 @@ struct PairwiseKernels {
                             double* gc, double* by_temperature);
 };
 
-// The arguments of operators on rows: vectors, then scalars, then the cotangent of the result.
-inline constexpr int max_operands = 4, max_dims = 64;
-
-struct Operand {
-  const void* data;
-  Dtype dtype;
+struct Operand : Input {
   int64_t step;            // between coordinates
   const int64_t* strides;  // between rows, along each dimension of the batch
 };
@@ -85,21 +80,16 @@ struct Rows {
   int64_t dim, dims;
   const int64_t* sizes;
   int operands;
-  Operand operand[max_operands], result[max_operands];
+  Operand operand[max_operands];
+  Result result[max_operands];
 };
 
-struct RowKernel {
-  const char* name;
-  int vectors, scalars;
-  bool returns_vector;
+struct RowKernel : RowOperator {
   void (*forward)(const Rows&, int64_t begin, int64_t end);
   // Cotangents of arguments for which `sums` has a place, of one row, are added up there and not written: high words,
   // and each one's low word `low` further on.
   void (*backward)(const Rows&, int64_t begin, int64_t end, double* const* sums, int64_t low);
 };
-
-inline constexpr int row_operators = 15;
-using RowKernels = RowKernel[row_operators];
 
 struct Kernels {
   const char* isa;
@@ -110,7 +100,7 @@ struct Kernels {
   // Adds double-doubles, each part size high words and then as many low ones, into the first.
   void (*add)(double* parts, int64_t count, int64_t size);
   PairwiseKernels pairwise;
-  const RowKernels* rows;
+  const RowKernel* rows;  // row_operators of them
 };
 
 // Those of the best instruction set that this machine runs and the library has, at most the one that HYPERBOLIC_KERNELS

@@ -5,14 +5,6 @@
 
 namespace hyperbolic::HYPERBOLIC_ISA {
 
-// Adds to double-doubles, whose words lie apart: near the rim of what a type holds, a partial sum in one word would
-// round away digits of the radial part that the whole has.
-struct WideSum {
-  double *hi, *lo;
-};
-
-HYPERBOLIC_INLINE bool wanted(WideSum out) { return out.hi != nullptr; }
-
 template <class V>
 HYPERBOLIC_INLINE void emit(At<V> at, WideSum out, DoubleDouble<V> v) {
   DoubleDouble<V> sum = DoubleDouble<V>(load<V>(out.hi + at.k), load<V>(out.lo + at.k)) + v;

@@ -1,4 +1,4 @@
-// The arguments of an operator on rows: what they broadcast to, and how that lies in memory. For every device.
+// A call of an operator on rows: what its arguments broadcast to, how that lies in memory, and how it is registered.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -6,9 +6,10 @@
 #include <array>
 #include <utility>
 
+#include "row_operators.h"
 #include "tensors.h"
 
-namespace hyperbolic::cpu {
+namespace hyperbolic {
 
 inline Dtype promoted(Dtype a, Dtype b) {
   if (a == b) return a;
@@ -58,39 +59,35 @@ inline ScalarType scalar_type(Dtype dtype) {
 }
 
 // One call: the arguments, and the batch that they broadcast to.
-struct RowCall {
-  int vectors, scalars;
-  bool returns_vector;
+struct RowCall : RowOperator {
   std::vector<Argument> args;
   std::vector<int64_t> shape;
   int64_t rows = 1, dim;
   Dtype dtype;  // of a vector that is returned
 
-  template <class Kernel>
-  RowCall(const Kernel& kernel, StableIValue* stack, int count)
-      : vectors(kernel.vectors), scalars(kernel.scalars), returns_vector(kernel.returns_vector) {
+  RowCall(const RowOperator& op, StableIValue* stack, int count) : RowOperator(op) {
     static constexpr const char* names[max_operands] = {"a0", "a1", "a2", "a3"};  // those of the schema
     args.reserve(count);
     for (int a = 0; a < count; a++) {
       bool vector = a < vectors || (a == vectors + scalars && returns_vector);
-      args.emplace_back(torch::stable::detail::to<Tensor>(stack[a]), vector, kernel.name, names[a]);
+      args.emplace_back(torch::stable::detail::to<Tensor>(stack[a]), vector, name, names[a]);
     }
     int64_t rank = 0;
     for (const Argument& a : args) rank = std::max(rank, a.rank);
-    STD_TORCH_CHECK(args[0].rank >= 0 && rank <= max_dims, kernel.name,
+    STD_TORCH_CHECK(args[0].rank >= 0 && rank <= max_dims, name,
                     ": a0 must have shape (..., D), with at most ", max_dims, " dimensions before D, got ",
                     text(args[0].tensor));
     dim = args[0].size[args[0].rank];
-    STD_TORCH_CHECK(dim > 0, kernel.name, ": a0 must have at least one element along D, got ", text(args[0].tensor));
+    STD_TORCH_CHECK(dim > 0, name, ": a0 must have at least one element along D, got ", text(args[0].tensor));
     shape.assign(rank, 1);
     for (int a = 0; a < count; a++) {
       const Argument& arg = args[a];
-      STD_TORCH_CHECK(!arg.core || (arg.rank >= 0 && arg.size[arg.rank] == dim), kernel.name, ": ", names[a],
+      STD_TORCH_CHECK(!arg.core || (arg.rank >= 0 && arg.size[arg.rank] == dim), name, ": ", names[a],
                       " must have size ", dim, " along D as a0 has, got ", text(arg.tensor));
       for (int64_t d = 0; d < rank; d++) {
         if (arg.own(d, rank) < 0) continue;
         const int64_t size = arg.size[arg.own(d, rank)];
-        STD_TORCH_CHECK(shape[d] == 1 || shape[d] == size, kernel.name, ": ", names[a],
+        STD_TORCH_CHECK(shape[d] == 1 || shape[d] == size, name, ": ", names[a],
                         " must have a batch shape that broadcasts with ", text(shape.data(), rank), ", got ",
                         text(arg.tensor));
         shape[d] = size;
@@ -148,4 +145,24 @@ struct Layout {
   }
 };
 
-}  // namespace hyperbolic::cpu
+// --- registration --------------------------------------------------------------------------------------------------
+
+// Call is a device's RowCall with `forward` and `backward`, and Call::kernel(i) serves operator i.
+template <class Call, int i>
+void run_forward(StableIValue* stack, uint64_t inputs, uint64_t) {
+  stack[0] = torch::stable::detail::from(Call(Call::kernel(i), stack, int(inputs)).forward());
+}
+
+template <class Call, int i>
+void run_backward(StableIValue* stack, uint64_t inputs, uint64_t) {
+  const std::vector<Tensor> out = Call(Call::kernel(i), stack, int(inputs)).backward();
+  for (size_t k = 0; k < out.size(); k++) stack[k] = torch::stable::detail::from(out[k]);
+}
+
+template <class Call, int... i>
+void implement(torch::stable::detail::StableLibrary& m, std::integer_sequence<int, i...>) {
+  (m.impl(Call::kernel(i).name, &run_forward<Call, i>), ...);
+  (m.impl((std::string(Call::kernel(i).name) + "_backward").c_str(), &run_backward<Call, i>), ...);
+}
+
+}  // namespace hyperbolic

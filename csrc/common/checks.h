@@ -6,7 +6,7 @@
 
 #include "tensors.h"
 
-namespace hyperbolic::cpu {
+namespace hyperbolic {
 
 // What the arguments of a call have in common: dimensions D, N and M.
 class Shapes {
@@ -62,4 +62,4 @@ class Shapes {
   } sizes_[3] = {};
 };
 
-}  // namespace hyperbolic::cpu
+}  // namespace hyperbolic
