@@ -88,7 +88,7 @@ def _do(job: DemoJob, folder: Path, grounds: dict[tuple[str, int], PreparedTask]
     if job.kind == "vector":
         return asdict(_vector(job, ground))
     a_step = job.cost / job.what.steps
-    return asdict(run_trial(job.what, job.seed, adapter_of(folder, job), lambda steps: more(steps * a_step), ground))
+    return asdict(run_trial(job.what, ground, adapter_of(folder, job), lambda steps: more(steps * a_step)))
 
 
 def adapter_of(folder: Path, job: DemoJob) -> Path:

@@ -1,7 +1,8 @@
 """A small vision-language model that really learns in context, and tasks that tell methods apart.
 
 It is a named source of models and data (:mod:`icl.common.sources`), which nothing imports but the demo and the
-command line. docs/testbed.md says how it was made.
+command line. ``pretrain`` makes the model, ``accuracy`` measures it, and ``trials`` say what each adapter method can do
+with it; docs/testbed.md says how it was made.
 """
 
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from icl.common.lazy import attach
 if TYPE_CHECKING:
     from icl.testbed.accuracy import SCORE_COUNT as SCORE_COUNT
     from icl.testbed.accuracy import TestbedScore as TestbedScore
+    from icl.testbed.accuracy import count_right as count_right
+    from icl.testbed.accuracy import draw_words as draw_words
     from icl.testbed.accuracy import make_prompts as make_prompts
     from icl.testbed.accuracy import measure_scores as measure_scores
     from icl.testbed.episodes import EpisodeLayout as EpisodeLayout

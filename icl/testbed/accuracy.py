@@ -1,4 +1,4 @@
-"""How well the model learns in context: by number and choice of demonstrations, and on the tasks."""
+"""How well the testbed's model learns in context: accuracy by number and choice of demonstrations, and on the tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from icl.testbed.vocabulary import WORDS
 Choice = Literal["class present", "nearest", "random", "class absent"]
 SHOTS = (0, 1, 2, 4, 8, 16)
 SCORE_COUNT = len(get_args(Choice)) * (len(SHOTS) - 1) + 1 + 2 * len(TASKS)
-_BATCH = 120
+_TASK_BATCH = 120
+# Of prompts with many images: what the layers make of more is slower to reach.
+_PROMPT_BATCH = 40
 
 
 @dataclass(frozen=True)
@@ -38,27 +40,31 @@ class TestbedScore:
 
     @property
     def accuracy(self) -> float:
+        """The share of right answers."""
         return self.right / self.prompts
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95 %, Wilson's."""
+        """Wilson's 95 % interval of the accuracy."""
         return wilson_interval(self.right, self.prompts)
 
 
 def measure_scores(
     model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0
 ) -> Iterator[TestbedScore]:
-    """All of them, ``SCORE_COUNT`` in number."""
-    yield from by_shots(model, processor, seed)
-    yield from on_tasks(model, processor, seed)
+    """Yield all scores of a model, ``SCORE_COUNT`` in number; ``seed`` is of demonstrations, words and tasks."""
+    yield from measure_choices(model, processor, seed)
+    for name in TASKS:
+        rows = load_split(name, "test", seed)
+        for prompt in ("student", "teacher"):
+            yield TestbedScore(name, prompt, *answer_task(model, processor, rows, prompt))
 
 
 @torch.inference_mode()
-def by_shots(
+def measure_choices(
     model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0
 ) -> Iterator[TestbedScore]:
-    """Every held-out image is named once, each time with a map of the digits to words that is drawn for it alone.
+    """Name every held-out image once with each number and choice of demonstrations, by words drawn for it alone.
 
     Demonstrations are other held-out images: any ("random"), any but one of the query's class at least ("class
     present"), none of it ("class absent"), or the nearest by the cosine of the vision encoder's mean, the nearest last
@@ -66,56 +72,87 @@ def by_shots(
     """
     images = load_digits("held_out")
     values = pixel_values(images.pixels)
-    seen = encode_images(model, values)
-    layout = EpisodeLayout.chat(processor, "image")
-    words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
+    features = encode_images(model, values)
     vision = normalize(model.get_image_features(values.transpose(0, 1)).last_hidden_state.mean(1), dim=-1)
     similarity = (vision @ vision.T).fill_diagonal_(-torch.inf)
+    queries = torch.arange(len(images))[:, None]
     for choice in get_args(Choice):
         for k in SHOTS if choice == "class present" else SHOTS[1:]:
             generator = torch.Generator().manual_seed(seed)
-            names = words[torch.rand(len(images), len(words), generator=generator).argsort(1)[:, :10]]
-            shown = _choose(choice, k, images.labels, similarity, generator)
-            right = 0
-            for rows in torch.arange(len(images)).split(_BATCH):
-                labels = names[rows].gather(1, images.labels[shown[rows]])
-                ids = make_prompts(layout, labels, processor.tokenizer.bos_token_id)
-                pictures = seen[torch.cat([shown[rows], rows[:, None]], 1)].flatten(0, 2)
-                answers = compute_logits(model, ids, pictures)[:, -1].argmax(-1)
-                right += int((answers == names[rows, images.labels[rows]]).sum())
+            words = draw_words(processor, len(images), generator)
+            rows = torch.cat([choose_rows(choice, k, images.labels, similarity, generator), queries], 1)
+            right = count_right(model, processor, features[rows], images.labels[rows], words)
             yield TestbedScore(choice, str(k), right, len(images))
 
 
-def _choose(choice: Choice, k: int, labels: Tensor, similarity: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows (N, k), never the query's own."""
+def draw_words(processor: Idefics2Processor, count: int, generator: torch.Generator) -> Tensor:
+    """Return the tokens of ten different words, one for each digit, drawn anew for each query: (count, 10)."""
+    words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
+    return words[torch.rand(count, len(words), generator=generator).argsort(1)[:, :10]]
+
+
+@torch.inference_mode()
+def count_right(
+    model: Idefics2ForConditionalGeneration,
+    processor: Idefics2Processor,
+    features: Tensor,
+    digits: Tensor,
+    words: Tensor,
+) -> int:
+    """Return for how many queries the model names the word of the query's digit.
+
+    Args:
+        model: the testbed's model.
+        processor: of the model.
+        features: (N, k + 1, image tokens, width), of :func:`icl.testbed.encode_images`: k demonstrations and the query.
+        digits: (N, k + 1), what these images show.
+        words: (N, 10), the tokens that stand for the digits (:func:`draw_words`).
+    """
+    labels = words.gather(1, digits)
+    ids = make_prompts(EpisodeLayout.chat(processor, "image"), labels[:, :-1], processor.tokenizer.bos_token_id)
+    batches = zip(ids.split(_PROMPT_BATCH), features.split(_PROMPT_BATCH))
+    answers = [compute_logits(model, prompts, images.flatten(0, 2))[:, -1].argmax(-1) for prompts, images in batches]
+    return int((torch.cat(answers) == labels[:, -1]).sum())
+
+
+def choose_rows(choice: Choice, k: int, labels: Tensor, similarity: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the rows (N, k) of each query's demonstrations, never the query's own.
+
+    Args:
+        choice: how demonstrations are chosen.
+        k: how many there are.
+        labels: (N,), the classes.
+        similarity: (N, N), -inf on the diagonal.
+        generator: of all that is random.
+    """
     same = labels[:, None] == labels
     rank = torch.rand(similarity.shape, generator=generator).masked_fill(similarity.isneginf(), -1.0)
     if choice == "nearest":
         rank = similarity
     elif choice == "class absent":
         rank = rank.masked_fill(same, -1.0)
-    chosen = rank.topk(k, dim=1).indices.flip(1)
+    rows = rank.topk(k, dim=1).indices.flip(1)
     if choice == "class present" and k:
-        own = rank.masked_fill(~same, -1.0).argmax(1)
+        own_class = rank.masked_fill(~same, -1.0).argmax(1)
         place = torch.randint(k, (len(labels),), generator=generator)
-        lacking = ~same.gather(1, chosen).any(1)
-        chosen[lacking, place[lacking]] = own[lacking]
-    return chosen
+        lacking = ~same.gather(1, rows).any(1)
+        rows[lacking, place[lacking]] = own_class[lacking]
+    return rows
 
 
 def make_prompts(layout: EpisodeLayout, labels: Tensor, bos: int) -> Tensor:
-    """Pairs with these labels (N, k), then a query up to where its label would be."""
+    """Return the tokens (N, T) of pairs with these labels (N, k), then of a query up to where its label would be."""
     start = torch.full((len(labels), 1), bos)
     query = layout.tokens[: layout.label].expand(len(labels), -1)
     return torch.cat([start, layout.write(layout.tokens, labels), query], 1)
 
 
-def on_task(
+def answer_task(
     model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, rows: Dataset, prompt: str
 ) -> tuple[int, int]:
-    """Right answers, and how many there could be, of "teacher" or "student" prompts, generated from their messages."""
+    """Return the right answers, and all, to "teacher" or "student" prompts of a task, generated from messages."""
     right = total = 0
-    for batch in rows.iter(_BATCH):
+    for batch in rows.iter(_TASK_BATCH):
         inputs: Any = processor.apply_chat_template(
             batch[prompt],
             add_generation_prompt=True,
@@ -125,18 +162,8 @@ def on_task(
             processor_kwargs={"padding": True},
         )
         generate: Any = model.generate  # annotated for one release of transformers and not for the next
-        out = generate(**inputs, max_new_tokens=1, do_sample=False)
-        said = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :])
-        right += sum(a == b for a, b in zip(said, batch["answer"]))
-        total += len(said)
+        generated = generate(**inputs, max_new_tokens=1, do_sample=False)
+        answers = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :])
+        right += sum(answer == wanted for answer, wanted in zip(answers, batch["answer"]))
+        total += len(answers)
     return right, total
-
-
-def on_tasks(
-    model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, seed: int = 0
-) -> Iterator[TestbedScore]:
-    """Of the test split of every task, as student and as teacher."""
-    for name in TASKS:
-        rows = load_split(name, "test", seed)
-        for prompt in ("student", "teacher"):
-            yield TestbedScore(name, prompt, *on_task(model, processor, rows, prompt))

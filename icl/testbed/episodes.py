@@ -1,4 +1,4 @@
-"""Training data: episodes of 24 pairs of a key and a label.
+"""The testbed's training data: episodes of 24 pairs of a key and a label.
 
 A batch has three kinds. Maps: keys are images, labels words that are drawn anew for every episode, so that they can
 only be read off earlier pairs. Symbols: keys are words as well; looking for the same key again is learned here, before
@@ -32,7 +32,7 @@ _FIRST, _KEY, _END = 0.1, 0.3, 0.1
 
 @dataclass(frozen=True)
 class EpisodeLayout:
-    """The tokens of one pair, and which of them are the key and the label."""
+    """The tokens of one pair, and where in them the key and the label stand."""
 
     tokens: Tensor
     key: Tensor
@@ -40,31 +40,33 @@ class EpisodeLayout:
 
     @classmethod
     def bare(cls, key: list[int]) -> EpisodeLayout:
-        """Nothing but the key and the label."""
+        """Return the layout of nothing but the key and the label."""
         return cls(torch.tensor([*key, 0]), torch.arange(len(key)), len(key))
 
     @classmethod
     def chat(cls, processor: Idefics2Processor, key: str) -> EpisodeLayout:
-        """As the chat template writes a user who shows a key, "image" or "text", and an assistant who names it."""
-        shown, said = ("<image>" if key == "image" else WORDS[0]), WORDS[1]
-        user, assistant = {"type": key, "text": shown}, {"type": "text", "text": said}
+        """Return the chat template's layout of a user who shows a key, "image" or "text", and an assistant's name."""
+        key_token, label_token = ("<image>" if key == "image" else WORDS[0]), WORDS[1]
+        user, assistant = {"type": key, "text": key_token}, {"type": "text", "text": label_token}
         chat: Any = [{"role": "user", "content": [user]}, {"role": "assistant", "content": [assistant]}]
         images = Image.new("L", (SIZE, SIZE)) if key == "image" else None
         ids = processor(text=processor.apply_chat_template(chat), images=images)["input_ids"][0]
-        shown_id, said_id = processor.tokenizer.convert_tokens_to_ids([shown, said])
+        key_id, label_id = processor.tokenizer.convert_tokens_to_ids([key_token, label_token])
         tokens = torch.tensor(ids[1:])  # without <s>
-        return cls(tokens, (tokens == shown_id).nonzero()[:, 0], int((tokens == said_id).nonzero()))
+        return cls(tokens, (tokens == key_id).nonzero()[:, 0], int((tokens == label_id).nonzero()))
 
-    def write(self, base: Tensor, labels: Tensor, keys: Tensor | None = None) -> Tensor:
-        """``base``, one value a token, for each of the pairs (E, N), with their labels and keys: (E, N * tokens)."""
-        out = base.repeat(*labels.shape, 1)
-        out[..., self.label] = labels
+    def write(self, values: Tensor, labels: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Return ``values``, one for each token, for each pair with its label and key (E, N): (E, N * tokens)."""
+        pairs = values.repeat(*labels.shape, 1)
+        pairs[..., self.label] = labels
         if keys is not None:
-            out[..., self.key] = keys[..., None]
-        return out.flatten(1)
+            pairs[..., self.key] = keys[..., None]
+        return pairs.flatten(1)
 
 
 class EpisodeBatch(NamedTuple):
+    """E episodes of T tokens, padded at their ends."""
+
     input_ids: Tensor
     """(E, T)"""
     images: Tensor
@@ -93,24 +95,27 @@ class EpisodeSampler:
         digit_names: float,
         generator: torch.Generator,
     ) -> EpisodeBatch:
-        """Episodes of ``fewest_classes`` to 10 classes; in a share ``digit_names`` of maps labels name digits."""
+        """Draw episodes of ``fewest_classes`` to 10 classes; in a share ``digit_names`` of maps labels name digits.
+
+        Keys that are images are laid out by ``image``, those that are words by ``word``.
+        """
         scale = min(1.0, _TOKENS / ((_MAPS + _CAPTIONS + _SYMBOLS) * PAIRS * len(image.tokens)))
         counts = [round(scale * n) for n in (_MAPS, _CAPTIONS, _SYMBOLS)]
         maps, captions, symbols = torch.arange(sum(counts)).split(counts)
         with_images = torch.cat([maps, captions])
 
-        classes = _classes(sum(counts), fewest_classes, generator)
-        seen = (classes[:, :, None] == classes[:, None, :]).tril(-1).sum(2)  # how often before
-        names, key_words = self._names(sum(counts), digit_names, generator)
+        classes = _draw_classes(sum(counts), fewest_classes, generator)
+        repeats = (classes[:, :, None] == classes[:, None, :]).tril(-1).sum(2)  # of the class, earlier in the episode
+        names, key_words = self._draw_names(sum(counts), digit_names, generator)
         names[captions] = self.digits
         labels, keys = names.gather(1, classes), key_words.gather(1, classes)
-        weights = torch.where(seen > 0, 1.0, _FIRST)
+        weights = torch.where(repeats > 0, 1.0, _FIRST)
         weights[captions] = 1.0
-        judged = seen > 0
+        judged = repeats > 0
         judged[captions] = judged[symbols] = False
         # Each class takes its images in an order of the episode's own, and none twice.
         order = (self.pool + 0.5 * torch.rand(sum(counts), len(self.pool), generator=generator)).argsort(1)
-        images = order.gather(1, self.start[classes] + seen % self.count[classes])[with_images].flatten()
+        images = order.gather(1, self.start[classes] + repeats % self.count[classes])[with_images].flatten()
 
         columns = []
         for layout, part, key_ids, key_weights in (
@@ -134,10 +139,10 @@ class EpisodeSampler:
         ids[:, 0] = self.bos
         return EpisodeBatch(ids, images, loss_weights, judged_ids)
 
-    def _names(self, episodes: int, digit_names: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the ten classes of each episode are called, and ten other words to be keys: (episodes, 10) each."""
-        drawn = self.words[torch.rand(episodes, len(WORDS), generator=generator).argsort(1)]
-        names, key_words = drawn[:, :10].clone(), drawn[:, 10:20]
+    def _draw_names(self, episodes: int, digit_names: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw the names of the ten classes of each episode, and ten other words to be keys: (episodes, 10) each."""
+        words = self.words[torch.rand(episodes, len(WORDS), generator=generator).argsort(1)]
+        names, key_words = words[:, :10].clone(), words[:, 10:20]
         of_digits = torch.rand(episodes, generator=generator) < digit_names
         names[of_digits] = self.digits[torch.rand(episodes, 10, generator=generator).argsort(1)][of_digits]
         merged = torch.rand(episodes, generator=generator) < _MANY_TO_ONE
@@ -146,8 +151,8 @@ class EpisodeSampler:
         return names, key_words
 
 
-def _classes(episodes: int, fewest: int, generator: torch.Generator) -> Tensor:
-    """Of each pair, (episodes, pairs), from ``fewest`` to all of 0 to 9 in an episode."""
+def _draw_classes(episodes: int, fewest: int, generator: torch.Generator) -> Tensor:
+    """Draw the class of each pair, (episodes, pairs), from ``fewest`` to all of 0 to 9 in an episode."""
     number = torch.randint(fewest, 11, (episodes, 1), generator=generator)
     subset = torch.rand(episodes, 10, generator=generator).argsort(1)
     return subset.gather(1, (torch.rand(episodes, PAIRS, generator=generator) * number).long())

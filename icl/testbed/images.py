@@ -34,6 +34,7 @@ class DigitImages:
         return len(self.labels)
 
     def png(self, i: int) -> bytes:
+        """Return image ``i`` as a PNG file."""
         file = io.BytesIO()
         Image.fromarray(self.pixels[i].numpy()).save(file, "png")
         return file.getvalue()
@@ -41,7 +42,7 @@ class DigitImages:
 
 @cache
 def load_digits(name: str) -> DigitImages:
-    """The images of "train", "dev", "test", or "held_out", the last two together.
+    """Return the images of "train", "dev", "test", or "held_out", the last two together.
 
     >>> [len(load_digits(name)) for name in ("train", "dev", "test", "held_out")]
     [1437, 120, 240, 360]
@@ -54,10 +55,10 @@ def load_digits(name: str) -> DigitImages:
     }
     if name not in parts:
         raise ValueError(f"load_digits: name must be one of {', '.join(parts)}, got {name!r}")
-    # of each image 64 pixels, 0 the paper and 16 the ink, and the digit
+    # A line is an image: 64 pixels, 0 the paper and 16 the ink, and the digit.
     table = np.loadtxt(Path(__file__).parent / "data" / "digits.csv.gz", delimiter=",", dtype=np.int64)
     pixels, labels = table[:, :-1].reshape(-1, SIZE, SIZE), table[:, -1]
-    # numpy keeps the stream of RandomState for good, so the split is the same everywhere
+    # numpy keeps the stream of RandomState for good, so the split is the same everywhere.
     random = np.random.RandomState(0)
     order = [random.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
     rows = np.concatenate([members[parts[name]] for members in order])
@@ -66,12 +67,12 @@ def load_digits(name: str) -> DigitImages:
 
 
 def pixel_values(pixels: Tensor) -> Tensor:
-    """What the image processor makes of ``pixels`` (N, 8, 8): (N, 1, 3, 8, 8), one image a row, in [-1, 1]."""
+    """Return what the image processor makes of ``pixels`` (N, 8, 8): (N, 1, 3, 8, 8), one image a row, in [-1, 1]."""
     return (pixels / 127.5 - 1)[:, None, None].expand(-1, 1, 3, -1, -1)
 
 
-def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """:func:`pixel_values` of the same digits in another hand: half of them shifted, thicker or fainter, noisy."""
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return :func:`pixel_values` of the digits in another hand: half of them shifted, thicker or fainter, noisy."""
     n = len(pixels)
     shift = torch.randint(-1, 2, (2, n, 1), generator=generator) * (torch.rand(n, 1, generator=generator) < 0.5)
     rows, columns = (torch.arange(1, SIZE + 1) + s for s in shift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def open_split(name: str, split: str) -> TaskSplit:
 
 
 class TaskSplit(Split):
-    """Of a task of the testbed, whose rows bring their demonstrations; the seed decides what it hides."""
+    """A split of one of the testbed's tasks, whose rows bring their demonstrations; the seed decides what it hides."""
 
     def __init__(self, task: str, split: str):
         if task not in TASKS:
@@ -45,44 +46,43 @@ class TaskSplit(Split):
         if split not in SPLITS:
             raise ValueError(f"{_NAME}:{task}/{split}: the split must be one of {', '.join(SPLITS)}")
         self.task, self.split = task, split
-        self._made: dict[int, list[Example]] = {}
+        self._load = cache(lambda seed: [Example.from_task(row) for row in load_split(task, split, seed)])
 
     def examples(self, shots: int | None, strategy: Strategy = "random", seed: int = 0) -> list[Example]:
+        """Return the examples with their last ``shots`` demonstrations. ``ValueError`` if they bring fewer."""
         if strategy != "random":
             raise ValueError(f"{_NAME}:{self.task} brings its demonstrations: strategy must be random, got {strategy}")
-        examples = self._examples(seed)
-        return examples if shots is None else [_last(example, shots) for example in examples]
-
-    def _examples(self, seed: int) -> list[Example]:
-        if seed not in self._made:
-            self._made[seed] = [Example.from_task(row) for row in load_split(self.task, self.split, seed)]
-        return self._made[seed]
+        examples: list[Example] = self._load(seed)
+        return examples if shots is None else [_keep_last(example, shots) for example in examples]
 
     def digest(self, seed: int) -> str:
-        # images come with the package, by the same numbers
+        """Return a digest of ids, answers and texts; images come with the package, by the same numbers."""
         texts = [
             (e.id, e.references, [part.get("text") for message in e.teacher for part in message["content"]])
-            for e in self._examples(seed)
+            for e in self._load(seed)
         ]
         return digest(json.dumps(texts))
 
     def depends_on_seed(self, shots: int, strategy: Strategy) -> bool:
+        """Return ``True``: the seed decides what a task hides."""
         return True
 
     def references(self, seed: int) -> Iterator[tuple[str, Sequence[str]]]:
-        return ((f"example {example.id}", example.references) for example in self._examples(seed))
+        """Yield where each example is, and its right answers."""
+        return ((f"example {example.id}", example.references) for example in self._load(seed))
 
     def settings(self, shots: int) -> dict[str, str]:
+        """Return the task and the split."""
         return {"data": f"{self.task}/{self.split}"}
 
     def refuse_overlap(self) -> None:
-        """Demonstrations are part of each row."""
+        """Refuse nothing: demonstrations are part of each row, and never the query."""
 
 
-def _last(example: Example, shots: int) -> Example:
-    """With the last demonstrations of the teacher alone: a message of the user and one of the assistant each."""
-    *shown, query = example.teacher
-    if 2 * shots > len(shown):
-        raise ValueError(f"example {example.id}: shots must be at most {len(shown) // 2}, which it brings, got {shots}")
-    teacher = [*shown[len(shown) - 2 * shots :], query]
-    return dataclasses.replace(example, teacher=teacher)
+def _keep_last(example: Example, shots: int) -> Example:
+    """Return the example with its teacher's last demonstrations, each a user's message and an assistant's."""
+    *demonstrations, query = example.teacher
+    most = len(demonstrations) // 2
+    if shots > most:
+        raise ValueError(f"example {example.id}: shots must be at most {most}, which it brings, got {shots}")
+    return dataclasses.replace(example, teacher=[*demonstrations[len(demonstrations) - 2 * shots :], query])

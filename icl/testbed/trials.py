@@ -1,4 +1,4 @@
-"""What each method can and cannot do on the testbed: a task, a budget, and what has to come out, for each."""
+"""What each method can and cannot do on the testbed: a task, a budget and a bound of the accuracy, for each."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from icl.adapters import (
-    AdapterConfig,
-    HiFICLConfig,
-    HyperICLConfig,
-    LIVEConfig,
-    LoRAConfig,
-    MimICConfig,
-)
+from icl.adapters import AdapterConfig, HiFICLConfig, HyperICLConfig, LIVEConfig, LoRAConfig, MimICConfig
 from icl.data import Example
 from icl.losses import Objective
-from icl.testbed import images
-from icl.testbed.prepared_task import BASES as BASES
+from icl.testbed.images import load_digits
 from icl.testbed.prepared_task import PreparedTask, load_examples
 from icl.testbed.tasks import SHOTS
 
@@ -35,12 +27,13 @@ LOGITS_CE = Objective(logits=1.0, ce=0.5)
 
 @dataclass(frozen=True)
 class AccuracyBound:
-    """What the mean over the seeds has to reach, or with ``upper`` not to pass."""
+    """What the mean accuracy over the seeds has to reach, or with ``upper`` not to pass."""
 
     value: float
     upper: bool = False
 
     def holds(self, accuracy: float) -> bool:
+        """Return whether an accuracy keeps to the bound."""
         return accuracy <= self.value if self.upper else accuracy >= self.value
 
     def __str__(self) -> str:
@@ -49,11 +42,17 @@ class AccuracyBound:
 
 @dataclass(frozen=True)
 class Trial:
-    """An adapter, what it is trained on, and for how long.
+    """One or more adapters, what they are trained on, and for how long.
 
     Args:
-        data: what it is shown of the training split: a number of rows, ``None`` for all, "one a class" or "unlabelled":
-            300 queries without an answer, whose teacher sees one and the same demonstration of each class.
+        name: of the methods and of what they are trained on.
+        task: of the testbed (:data:`icl.testbed.TASKS`).
+        configs: of the adapters, which act together.
+        objective: that they are trained by.
+        steps: of training, with 32 examples each.
+        learning_rate: of AdamW.
+        data: rows of the training split: their number, ``None`` for all, "one a class", or "unlabelled" for 300
+            queries without an answer, whose teacher sees one and the same demonstration of each class.
         bound: of the accuracy on the test split; ``None`` for what is measured beside.
         frozen_bound: the same of the base without an adapter.
         shots: how many of its 16 demonstrations the teacher sees, one with the answer among them.
@@ -72,6 +71,7 @@ class Trial:
 
     @property
     def key(self) -> str:
+        """The name and the task, for a file."""
         return f"{self.name} on {self.task}".lower().replace(" ", "-").replace(",", "").replace("+", "and")
 
 
@@ -126,45 +126,52 @@ COMPARISONS = tuple(
 
 
 def training_examples(trial: Trial, seed: int) -> list[Example]:
-    """What the trial is trained on."""
-    rows = load_examples(trial.task, "train", seed)
+    """Return the examples that the trial is trained on."""
+    examples = load_examples(trial.task, "train", seed)
     random = np.random.RandomState(seed)
-    digits = images.load_digits("train").labels.numpy()
+    digits = load_digits("train").labels.numpy()
     if trial.data == "one a class":
-        chosen = [rows[int(random.choice(np.flatnonzero(digits == digit)))] for digit in range(10)]
+        selected = [examples[int(random.choice(np.flatnonzero(digits == digit)))] for digit in range(10)]
     elif trial.data == "unlabelled":
-        chosen = _unlabelled(rows, digits, random)
+        selected = _hide_answers(examples, digits, random)
     else:
-        count = len(rows) if trial.data is None else int(trial.data)
-        chosen = [rows[i] for i in random.permutation(len(rows))[:count].tolist()]
-    return [_with_shots(example, trial.shots) for example in chosen] if trial.shots < SHOTS else chosen
+        count = len(examples) if trial.data is None else int(trial.data)
+        selected = [examples[i] for i in random.permutation(len(examples))[:count].tolist()]
+    return [_keep_shots(example, trial.shots) for example in selected] if trial.shots < SHOTS else selected
 
 
-def _unlabelled(rows: list[Example], digits: Any, random: np.random.RandomState) -> list[Example]:
-    """Queries whose answers only a teacher with one demonstration of each class knows."""
-    order = random.permutation(len(rows)).tolist()
+def _hide_answers(examples: list[Example], digits: Any, random: np.random.RandomState) -> list[Example]:
+    """Return queries whose answers only a teacher with one demonstration of each class knows."""
+    order = random.permutation(len(examples)).tolist()
     first = [next(i for i in order if digits[i] == digit) for digit in random.permutation(10)]
     demonstrations: list[Any] = []
     for i in first:
-        answer = {"role": "assistant", "content": [{"type": "text", "text": rows[i].answer}]}
-        demonstrations += [rows[i].student[-1], answer]
-    queries = [rows[i] for i in order if i not in first][:300]
+        answer = {"role": "assistant", "content": [{"type": "text", "text": examples[i].answer}]}
+        demonstrations += [examples[i].student[-1], answer]
+    queries = [examples[i] for i in order if i not in first][:300]
     return [dataclasses.replace(q, teacher=[*demonstrations, q.student[-1]], answer=None) for q in queries]
 
 
-def _with_shots(example: Example, shots: int) -> Example:
-    """With the last demonstrations of its teacher, one that has the answer among them."""
+def _keep_shots(example: Example, shots: int) -> Example:
+    """Return the example with so many of its teacher's demonstrations, the last of them one that has the answer."""
     *demonstrations, query = example.teacher
     pairs = list(zip(demonstrations[::2], demonstrations[1::2]))
-    told = [pair for pair in pairs if pair[1]["content"][0]["text"] == example.answer][-1:]
-    others = [pair for pair in pairs if pair not in told]
-    kept = [*others[len(others) - shots + len(told) :], *told]
-    return dataclasses.replace(example, teacher=[message for pair in kept for message in pair] + [query])
+    right = [pair for pair in pairs if pair[1]["content"][0]["text"] == example.answer][-1:]
+    others = [pair for pair in pairs if pair not in right]
+    messages = [message for pair in [*others[len(others) - shots + len(right) :], *right] for message in pair]
+    return dataclasses.replace(example, teacher=[*messages, query])
 
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """Of a trial on one base. ``correct`` are the answers to the test split, ``curve`` the loss at some steps."""
+    """The outcome of a trial on one base.
+
+    Args:
+        correct: whether each answer to the test split is right.
+        parameters: that were trained.
+        seconds: of training.
+        curve: the loss at some steps.
+    """
 
     correct: tuple[bool, ...]
     parameters: int
@@ -173,15 +180,16 @@ class TrialOutcome:
 
     @property
     def accuracy(self) -> float:
+        """The share of right answers."""
         return float(np.mean(self.correct))
 
 
 def run_trial(
-    trial: Trial, seed: int, folder: Path, step: Callable[[int], None] | None = None, ground: PreparedTask | None = None
+    trial: Trial, prepared: PreparedTask, folder: Path, advance: Callable[[int], None] | None = None
 ) -> TrialOutcome:
-    """Train on base ``BASES[seed]`` and test, once, after the last step. The adapter stays in ``folder``.
+    """Train on the base of ``prepared`` and test, once, after the last step. The adapter stays in ``folder``.
 
-    ``ground`` is that of the task and the seed, where several trials share it.
+    ``advance`` is called with 1 after every step.
     """
     import torch
     from transformers import PrinterCallback, TrainerCallback
@@ -189,14 +197,14 @@ def run_trial(
     from icl.adapters import attach
     from icl.training import DistillTrainer, training_arguments
 
-    class Steps(TrainerCallback):
+    class StepCallback(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if step is not None:
-                step(1)
+            if advance is not None:
+                advance(1)
 
-    ground = PreparedTask(trial.task, seed) if ground is None else ground
+    seed, model = prepared.seed, prepared.model
     torch.manual_seed(seed)
-    adapters = attach(ground.model, trial.configs)
+    adapters = attach(model, trial.configs)
     arguments = training_arguments(
         folder,
         max_steps=trial.steps,
@@ -207,25 +215,25 @@ def run_trial(
         disable_tqdm=True,
         seed=seed,
     )
-    data = ground.shown(
+    examples = prepared.collate(
         (trial.data, trial.shots), lambda: training_examples(trial, seed), trial.objective.needs_teacher
     )
     trainer = DistillTrainer(
-        ground.model,
+        model,
         arguments,
         objective=trial.objective,
-        train_dataset=data,
-        data_collator=ground.collator,
-        teacher_cache=ground.teachers,
+        train_dataset=examples,
+        data_collator=prepared.collator,
+        teacher_cache=prepared.teachers,
         keep_in_memory=True,
-        callbacks=[Steps()],
+        callbacks=[StepCallback()],
     )
     trainer.remove_callback(PrinterCallback)
     seconds = trainer.train().metrics["train_runtime"]
     adapters.save_pretrained(folder)
     curve = tuple((int(entry["step"]), float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry)
     parameters = sum(p.numel() for p in adapters.parameters())
-    ground.model.eval()
-    correct = ground.answers()
+    model.eval()
+    correct = prepared.answers()
     adapters.detach()
     return TrialOutcome(correct, parameters, seconds, curve)

@@ -40,23 +40,29 @@ _BETWEEN = re.compile("|".join([r"\s+", *map(re.escape, _SPECIAL)]))
 
 @dataclass(frozen=True)
 class ChatStyle:
-    """How a chat is written."""
+    """How a chat is written.
+
+    Args:
+        image_tokens: between boundaries, or 1 without.
+        opening: before what the user says.
+        closing: after it.
+        lead: before what the assistant says, and so at the end of a prompt.
+    """
 
     image_tokens: int
-    """Image tokens between boundaries, or 1 without."""
     opening: str
     closing: str
-    """Before and after what the user says."""
     lead: str
-    """Before what the assistant says, and so at the end of a prompt."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
+        """All tokens, in the order of their ids."""
         text = f"{self.opening} {self.closing.replace(END, ' ')} {self.lead}"
         return (*_SPECIAL, *dict.fromkeys(text.split()), *WORDS, *DIGITS)
 
     @property
     def chat_template(self) -> str:
+        """The template in Jinja, for transformers."""
         return (
             "{% for message in messages %}"
             "{% if message['role'] == 'assistant' %}" + self.lead + " {% else %}" + self.opening + "{% endif %}"
@@ -76,13 +82,13 @@ STYLES = {
 
 
 class Idefics2Processor(transformers.Idefics2Processor):
-    """That of transformers, for a vocabulary of few words: it refuses chats with others.
+    """The processor of transformers, for a vocabulary of few words: it refuses chats with others.
 
     It has the name of the class that it extends, because the files that it saves say by which class they are loaded.
     """
 
     def check_words(self, texts: Iterable[str]) -> None:
-        """``ValueError`` lists the words of the texts that the testbed does not know."""
+        """Raise ``ValueError`` with the words of the texts that the testbed does not know."""
         words = {word for text in texts for word in _BETWEEN.split(text)}
         if unknown := sorted(words - set(self.tokenizer.get_vocab()) - {""}):
             listed = ", ".join(unknown[:_LISTED]) + (f" and {len(unknown) - _LISTED} more" if unknown[_LISTED:] else "")
@@ -93,7 +99,7 @@ class Idefics2Processor(transformers.Idefics2Processor):
             )
 
     def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
-        """As transformers does it, with :meth:`check_words` before."""
+        """Write chats as transformers does, with :meth:`check_words` before."""
         chats = conversation if isinstance(conversation[0], list) else [conversation]
         contents = [message["content"] for chat in chats for message in chat]
         parts = [part for content in contents if not isinstance(content, str) for part in content]
@@ -104,7 +110,7 @@ class Idefics2Processor(transformers.Idefics2Processor):
 
 
 def build_processor(style: ChatStyle) -> Idefics2Processor:
-    """The processor of transformers for Idefics2, around a tokenizer of whole words."""
+    """Return the processor of transformers for Idefics2, around a tokenizer of whole words."""
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(style.vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])

@@ -20,7 +20,7 @@ from icl.evaluation.metrics.scoring import METRICS, MetricScore
 from icl.evaluation.result_tables import markdown_tables
 from icl.evaluation.results import Results
 from icl.prompts.collator import Collator
-from icl.testbed.accuracy import on_task
+from icl.testbed.accuracy import answer_task
 from icl.testbed.tasks import load_split
 
 N = 20
@@ -63,7 +63,7 @@ def generated(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_score_is_the_share_that_the_testbed_counts(loaded: Any, rows: Any, examples: list[Example]) -> None:
     model, processor = loaded
     for prompt, method in (("student", "zero-shot"), ("teacher", "k-shot")):
-        right, total = on_task(model, processor, rows, prompt)
+        right, total = answer_task(model, processor, rows, prompt)
         cell = Evaluation(model, processor, batch_size=7).measure(
             "options", AnsweringMode(method, examples, prompt=prompt)
         )

@@ -10,7 +10,7 @@ from icl.data.examples import Example
 from icl.prompts.batches import BatchMerger
 from icl.prompts.collator import Collator
 from icl.testbed import images, load, load_task
-from icl.testbed.accuracy import on_task
+from icl.testbed.accuracy import answer_task
 from icl.testbed.prepared_task import BASES, PreparedTask, load_examples
 from icl.testbed.tasks import TASKS
 from icl.testbed.trials import TRIALS, AccuracyBound, Trial, training_examples
@@ -40,7 +40,7 @@ def test_examples_are_those_of_the_table(task: str) -> None:
 @pytest.mark.parametrize("teacher", [False, True])
 def test_embeddings_stand_for_tokens_and_images(ground: PreparedTask, teacher: bool) -> None:
     rows = training_examples(TRIAL, 1)
-    embedded = ground.shown((6, teacher), lambda: rows, teacher)
+    embedded = ground.collate((6, teacher), lambda: rows, teacher)
     plain, (whole, _) = Collator(ground.processor), load(BASES[1])
     for i in range(3):
         batch, wanted = embedded[i], plain([rows[i]])
@@ -65,14 +65,14 @@ def test_embeddings_stand_for_tokens_and_images(ground: PreparedTask, teacher: b
 
 
 def test_shared_once(ground: PreparedTask) -> None:
-    once = ground.shown("key", lambda: training_examples(TRIAL, 1), False)
-    assert ground.shown("key", lambda: pytest.fail("made again"), False) is once
+    once = ground.collate("key", lambda: training_examples(TRIAL, 1), False)
+    assert ground.collate("key", lambda: pytest.fail("made again"), False) is once
     assert once[0] is once[0]
 
 
 @pytest.mark.parametrize("prompt", ["student", "teacher"])
 def test_answers_are_those_that_are_generated(ground: PreparedTask, prompt: str) -> None:
-    right, total = on_task(load(BASES[1])[0], ground.processor, load_task("options", 1)["test"], prompt)
+    right, total = answer_task(load(BASES[1])[0], ground.processor, load_task("options", 1)["test"], prompt)
     answers = ground.answers(prompt)  # type: ignore[arg-type]
     assert (sum(answers), len(answers)) == (right, total)
 

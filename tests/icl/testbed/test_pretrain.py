@@ -41,7 +41,7 @@ def test_png_and_processor_give_the_pixels_of_training() -> None:
 def test_augmentation_shifts_by_a_pixel_at_most() -> None:
     pixels = torch.zeros(2000, 8, 8, dtype=torch.uint8)
     pixels[:, 3, 4] = 255
-    values = images.augmented(pixels, torch.Generator().manual_seed(0))[:, 0, 0]
+    values = images.augment(pixels, torch.Generator().manual_seed(0))[:, 0, 0]
     at = values.flatten(1).argmax(1)
     moves = Counter(zip((at // 8 - 3).tolist(), (at % 8 - 4).tolist()))
     assert set(moves) == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}

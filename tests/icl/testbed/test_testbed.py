@@ -160,7 +160,7 @@ def test_choices(choice: accuracy.Choice) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(10).repeat_interleave(9)
     similarity = torch.randn(90, 90, generator=generator).fill_diagonal_(-torch.inf)
-    shown = accuracy._choose(choice, 5, labels, similarity, torch.Generator().manual_seed(1))
+    shown = accuracy.choose_rows(choice, 5, labels, similarity, torch.Generator().manual_seed(1))
     assert shown.shape == (90, 5)
     assert not (shown == torch.arange(90)[:, None]).any()
     assert all(len(set(row)) == 5 for row in shown.tolist())
