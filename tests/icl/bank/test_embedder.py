@@ -13,7 +13,6 @@ from transformers import AutoModel, AutoProcessor
 
 from hyperbolic.plot.pictures import load_image
 from icl.bank.embedding.embedder import Embedder
-from icl.common.files import digest
 from tests.icl.models import tiny_model
 
 TEXTS = ["a red square", "blue", "a very long sentence " * 40, "", "green circle"]
@@ -115,8 +114,3 @@ def test_arguments(tmp_path: Path) -> None:
         Embedder(tmp_path / "bert")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Embedder(tmp_path / "bert", batch_size=0)
-
-
-def test_digest() -> None:
-    assert digest("ä") == digest("ä".encode()) != digest("a")
-    assert len(digest("")) == 32

@@ -1,4 +1,4 @@
-"""The page of a bank: what stands in it, and that data stays data."""
+"""The page of a bank: its content, and that data stays data."""
 
 import re
 from html.parser import HTMLParser
@@ -14,8 +14,6 @@ from icl.bank.anchor_bank import AnchorBank
 from icl.bank.report import write_report
 from icl.bank.schema import BankError
 from icl.bank.selection.queries import Queries
-from icl.bank.summary import describe_bank
-from icl.common.formatting import format_fact
 
 HOSTILE = "\"><script>alert('x')</script>{{ 7*7 }}$x^{$"
 
@@ -104,29 +102,6 @@ def test_queries_by_default_are_of_three_depths(tmp_path: Path) -> None:
     assert "distance" not in page.text.split("Neighbours of row 0")[1]
 
 
-def test_facts(tmp_path: Path) -> None:
-    bank = build(tmp_path, "row ")
-    known = describe_bank(bank.folder, bank.meta, bank.dataset)
-    assert (known["rows"], known["dimension"], known["c"], known["embedder"], known["lift"]) == (
-        24,
-        3,
-        1.0,
-        None,
-        False,
-    )
-    assert known["depth"] == pytest.approx({"least": 0, "median": 11.5 / 4, "greatest": 23 / 4}, rel=1e-6)
-    assert known["columns"] == ["id", "image", "text", "digest", "depth", "label"]
-    bank.delete(where="depth > 1")
-    assert (
-        describe_bank(bank.folder, bank.meta, bank.dataset)["rows"],
-        describe_bank(bank.folder, bank.meta, bank.dataset)["versions"],
-    ) == (5, 2)
-    bank.delete(where="id IS NOT NULL")
-    assert describe_bank(bank.folder, bank.meta, bank.dataset)["depth"] == {}
-    with pytest.raises(BankError, match="has no rows to report"):
-        write_report(bank, tmp_path / "page")
-
-
 @pytest.mark.parametrize(
     "points",
     [
@@ -145,12 +120,6 @@ def test_points_at_one_depth(tmp_path: Path, points: torch.Tensor) -> None:
     assert page.text.count("Neighbours of ") == min(3, len(points))
     shades = np.asarray(Image.open(tmp_path / "page" / "depth.png").convert("L"))
     assert shades.std() > 5
-
-
-def test_facts_as_text() -> None:
-    assert [format_fact(v) for v in (1234567, 0.123456, None, True, "a", ["a", 2], {"a": 0.5}, {})] == [
-        "1,234,567", "0.1235", "none", "yes", "a", "a, 2", "a 0.5", "none",
-    ]  # fmt: skip
 
 
 def test_arguments(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lance
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -223,14 +222,3 @@ def test_killed_between_files_and_commit(tmp_path: Path, commits: int) -> None:
     assert bank.table(["id"]).column("id").to_pylist() == given["id"]
     assert torch.equal(torch.cat(bank.vectors()), torch.tensor(given["point"]))
     assert json.loads((bank.folder / "build.json").read_text())["rows"] == 50
-
-
-@pytest.mark.parametrize("name", ["meta.kind", "", "a`b", "_rowid", "_rowaddr"])
-def test_names_that_the_storage_cannot_keep(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BankError, match="column"):
-        AnchorBank.build(tmp_path / "bank", pa.table({"id": ["a"], "point": [[1.0]], name: ["x"]}))
-    assert not (tmp_path / "bank" / "anchors.lance").exists()
-    (tmp_path / "a.b.c").mkdir()
-    bank = AnchorBank.build(tmp_path / "a.b.c", {"id": ["a"], "point": [[1.0]], 'a "b"/é': ["it's"]})
-    assert AnchorBank.open(tmp_path / "a.b.c").rows_of('a "b"/é', "it's").tolist() == [0]
-    assert bank.search(torch.zeros(1, 1), 1).rows.tolist() == [[0]]
