@@ -27,6 +27,7 @@ import torch
 import typer
 from harness import evidence, table
 from harness.hierarchy import WORDNET, Hierarchy
+from harness.reconstruction import reconstruction
 from harness.report import COLORS, lines
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -36,7 +37,6 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from hyperbolic import lorentz, manifolds, models, plot, poincare
-from icl.bank.embedding import lift_metrics as metrics
 
 DOCS = Path(__file__).parent.parent / "docs"
 OURS, PEER = "hyperbolic", "geoopt"
@@ -180,7 +180,7 @@ class Training:
     def look(self) -> Look:
         points = self.found()
         finite = bool(points.isfinite().all())
-        rank, precision = metrics.reconstruction(points, self.hierarchy.edges) if finite else (nan, nan)
+        rank, precision = reconstruction(points, self.hierarchy.edges) if finite else (nan, nan)
         strangers = min(self.budget.strangers, len(self.hierarchy))
         spent = (len(self.seconds), sum(self.seconds), median(self.seconds))
         return Look(*self.setup, self.budget.dim, strangers, self.seed, *spent, rank, precision)

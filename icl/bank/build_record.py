@@ -85,7 +85,7 @@ class BuildRecord:
 
     @property
     def confirmed(self) -> bool:
-        """Whether all rows that an earlier run has read were read again, and were the same."""
+        """True once all rows that an earlier run has read were read again, and were the same."""
         return bool(self.rows >= self._earlier_rows)
 
     def finish(self) -> None:

@@ -102,24 +102,18 @@ class RowIngest:
         _check_names(batch.schema.names)
         columns = dict(zip(batch.schema.names, batch.columns))
         texts = {name: _text_column(name, columns.pop(name, None), numbers) for name in _TEXT_COLUMNS}
-        reserved = {name: columns.pop(name) for name in RESERVED if name in columns}
         vectors = {
-            name: torch.from_numpy(vectors_from_outside(name, values))
-            for name, values in reserved.items()
-            if name in VECTOR_COLUMNS
+            name: torch.from_numpy(vectors_from_outside(name, columns[name]))
+            for name in VECTOR_COLUMNS
+            if name in columns
         }
+        columns = {name: values for name, values in columns.items() if name not in RESERVED}
         failures: dict[int, RowFailure] = {}
         if self.embedder is not None:
             for kind, embed in (("image", self.embedder.images), ("text", self.embedder.texts)):
-                present = [i for i, item in enumerate(texts[kind]) if item is not None]
-                if present and f"{kind}_embedding" not in vectors:
-                    result: EmbeddingBatch = embed([str(texts[kind][i]) for i in present])
-                    embeddings = torch.full((len(numbers), result.embeddings.shape[1]), torch.nan)
-                    embeddings[torch.tensor(present)[result.rows]] = result.embeddings
-                    vectors[f"{kind}_embedding"] = embeddings
-                    failures |= {
-                        present[f.row]: RowFailure(numbers[present[f.row]], f.what, f.reason) for f in result.failures
-                    }
+                if f"{kind}_embedding" not in vectors and any(item is not None for item in texts[kind]):
+                    vectors[f"{kind}_embedding"], rejected = _embed(texts[kind], numbers, embed)
+                    failures |= rejected
         points = vectors["point"] = vectors["point"] if "point" in vectors else self._lift(vectors)
         for i in (~points.isfinite().all(1)).nonzero().flatten().tolist():
             reason = "neither a finite point nor an embedding to lift"
@@ -165,6 +159,18 @@ class RowIngest:
         with torch.no_grad():
             points: Tensor = self.lift(embedding)
         return points
+
+
+def _embed(
+    items: list[str | None], numbers: list[int], embed: Callable[[Sequence[str]], EmbeddingBatch]
+) -> tuple[Tensor, dict[int, RowFailure]]:
+    """Return embeddings (items, width), NaN for items that are None or fail, and the failures by item."""
+    present = [i for i, item in enumerate(items) if item is not None]
+    batch = embed([str(items[i]) for i in present])
+    embeddings = torch.full((len(items), batch.embeddings.shape[1]), torch.nan)
+    embeddings[torch.tensor(present)[batch.rows]] = batch.embeddings
+    failures = {present[f.row]: RowFailure(numbers[present[f.row]], f.what, f.reason) for f in batch.failures}
+    return embeddings, failures
 
 
 def _check_names(names: Sequence[str]) -> None:

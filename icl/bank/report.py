@@ -69,7 +69,7 @@ def write_report(
     names = [f"query {i}" if name is None else str(name) for i, name in enumerate(ids, 1)]
     reduced = _draw_disk(bank, folder, queries.points, names, hits, labels)
     _save(plot.depths(depth, labels), folder / "depth.png")
-    # autoescape: every value that is put in is escaped, whatever it is.
+    # With autoescape, every value that is put in is escaped, whatever it is.
     pages = jinja2.Environment(
         loader=jinja2.PackageLoader("icl.bank", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

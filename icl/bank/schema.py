@@ -1,4 +1,4 @@
-"""What a bank on disk looks like, and the errors when it does not.
+"""The layout of a bank on disk, and the error when it is another.
 
 bank/
   bank.json        format, dimensions, curvature, embedder: written last when a bank is made, never changed
@@ -36,7 +36,7 @@ class BankMetadata:
     dim: int
     c: float
     widths: dict[str, int] = field(default_factory=dict)
-    """Of the embedding columns that it has."""
+    """The widths of the embedding columns that it has."""
     embedder: str | None = None
     model: str = "lorentz"
     format: int = FORMAT

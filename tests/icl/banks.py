@@ -55,8 +55,8 @@ def score_rows(queries: Queries, strategy: str, depth_weight: float = 0.0) -> tu
         depth = -negative_distances(torch.zeros(1, 4), points)
         return negative_distances(queries.points, points) + depth_weight * depth, negative_distances(points, points)
     names = ["image_embedding"] if strategy == "rices" else ["image_embedding", "text_embedding"]
-    given = {"image_embedding": queries.image_embeddings, "text_embedding": queries.text_embeddings}
-    of_queries = torch.stack([cosines(x, name) for name in names if (x := given[name]) is not None]).mean(0)
+    embeddings = {"image_embedding": queries.image_embeddings, "text_embedding": queries.text_embeddings}
+    of_queries = torch.stack([cosines(x, name) for name in names if (x := embeddings[name]) is not None]).mean(0)
     return of_queries, torch.stack([cosines(table[name], name) for name in names]).mean(0)
 
 

@@ -62,7 +62,7 @@ class Embedder:
 
     @cached_property
     def width(self) -> int:
-        """Of the embeddings; configurations call it by many names, so it is measured."""
+        """The width of the embeddings; configurations call it by many names, so it is measured."""
         return self.texts([""]).embeddings.shape[1]
 
     def images(self, images: Sequence[str | Path | Image.Image]) -> EmbeddingBatch:

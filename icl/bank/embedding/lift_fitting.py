@@ -1,4 +1,4 @@
-"""How a lift is learned from pairs that belong together: near each other, far from the rest, the general one above."""
+"""The fit of a lift to pairs that belong together: near each other, far from the rest, the general one above."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 5
 
 @dataclass
 class LiftQuality:
-    """How well a lift ranks held-out pairs, and how tree-like and deep its points are."""
+    """The quality of a lift: how it ranks held-out pairs, and how tree-like and deep its points are."""
 
     loss: float
     recall: dict[int, float]

@@ -1,4 +1,4 @@
-"""How well points rank, by rank and average precision, and how tree-like a set of points is."""
+"""The quality of points: the ranks of what belongs together, and how tree-like the whole is."""
 
 from __future__ import annotations
 
@@ -28,34 +28,6 @@ def ranks(x: Tensor, y: Tensor, labels: Tensor, c: float | Tensor = 1.0) -> Tens
         own = d.gather(1, targets[:, None])
         result.append(1 + (d < own).sum(1) + ((d == own).sum(1) - 1) // 2)
     return torch.cat(result)
-
-
-@torch.no_grad()
-def reconstruction(points: Tensor, edges: Tensor, c: float | Tensor = 1.0) -> tuple[float, float]:
-    """Return the mean rank and the mean average precision with which distances recover ``edges`` (E, 2), u to v.
-
-    Each neighbour v of u is ranked among the nodes that are none, 1 at best, and the mean is that over all edges; the
-    average precision is that of all nodes sorted by distance to u, and its mean that over all u. Strangers that are as
-    near as a neighbour rank before it. Nickel and Kiela, 2017, section 4.1, and their published code.
-
-    >>> reconstruction(torch.tensor([[0.0], [0.1], [2.0]]), torch.tensor([[0, 1]]))
-    (1.0, 1.0)
-    """
-    ranks, precisions = [], []
-    for block in edges[:, 0].unique().split(_ROWS):
-        d = pairwise.pairwise_dist(points[block], points, c=c)
-        neighbours = torch.zeros(d.shape, dtype=torch.bool, device=d.device)
-        inside = edges[torch.isin(edges[:, 0], block)]
-        neighbours[torch.searchsorted(block, inside[:, 0].contiguous()), inside[:, 1]] = True
-        strangers = ~neighbours
-        strangers[torch.arange(len(block)), block] = False
-        for row, near, far in zip(d, neighbours, strangers):
-            distances = row[near].sort().values
-            strangers_before = torch.searchsorted(row[far].sort().values, distances, right=True).double()
-            neighbours_before = torch.searchsorted(distances, distances, right=True).double()
-            ranks.append(strangers_before + 1)
-            precisions.append((neighbours_before / (neighbours_before + strangers_before)).mean())
-    return torch.cat(ranks).mean().item(), torch.stack(precisions).mean().item()
 
 
 @torch.no_grad()

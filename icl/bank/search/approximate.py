@@ -46,20 +46,20 @@ class IndexRecord:
     """The version, the searches and the recall that an index was built for, and the recall that was measured."""
 
     version: int
-    """Of the bank."""
+    """The version of the bank."""
     k: int
     depth_weight: float
     wanted: float
     """The recall at k that was asked for."""
     recall: float
-    """That of the held-out rows, less two standard errors."""
+    """The recall of the held-out rows, less two standard errors."""
     connectivity: int
     expansion: int
     """Rows that a search keeps in sight."""
     candidates: int
-    """Of these, how many are ranked exactly."""
+    """Rows among these that are ranked exactly."""
     checksum: int = 0
-    """Of the other fields and the index, by :meth:`checksum_with`."""
+    """The checksum of the other fields and the index, by :meth:`checksum_with`."""
     format: int = FORMAT
 
     def checksum_with(self, index: Path) -> int:
@@ -177,7 +177,9 @@ def _candidates(index: Index, bank: AnchorBank, query: Tensor, record: IndexReco
     index.expansion_search = record.expansion  # type: ignore[misc]  # the setter is apart from the property
     points = (query * math.sqrt(bank.meta.c)).numpy()
     matches = index.search(points, record.candidates, threads=torch.get_num_threads())
-    fewest = matches.counts.min() if isinstance(matches, BatchMatches) else len(matches.keys)  # of one query
+    fewest = (
+        matches.counts.min() if isinstance(matches, BatchMatches) else len(matches.keys)
+    )  # For one query alone there are no counts.
     if fewest < record.candidates:
         return None
     return torch.from_numpy(matches.keys.astype(np.int64)).view(len(points), -1)

@@ -82,7 +82,7 @@ class RayWorkers:
 
     count: int = 1
     gpus: float = 0.0
-    """Of each."""
+    """GPUs of each, or a share of one."""
     block_rows: int = 1 << 16
     """Rows of a fragment where the calling process reads them: what a worker that dies loses at most."""
 

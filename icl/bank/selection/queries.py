@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.embedding.embedder import Embedder
-from icl.bank.filters import quoted
 from icl.bank.ingest import RowIngest
 from icl.bank.schema import BankError
 from icl.bank.vector_files import vector_array
@@ -75,24 +76,18 @@ class Queries:
 
 
 def own_rows(bank: AnchorBank, queries: Queries) -> list[Tensor]:
-    """Return for each query the rows that are itself, by id or content, found in one pass over the bank."""
-    empty = [None] * len(queries)
-    names = {"id": queries.ids or empty, "digest": queries.digests or empty}
-    conditions = []
-    for column, values in names.items():
-        literals = sorted({quoted(value) for value in values if value is not None})
-        if literals:
-            conditions.append(f"{column} IN ({', '.join(literals)})")
-    rows_by_name: dict[tuple[str, str | None], list[int]] = {}
-    if conditions:
-        rows = bank.where(" OR ".join(conditions))
-        table = bank.take(rows, list(names))
-        for column in names:
-            for row, value in zip(rows.tolist(), table.column(column).to_pylist()):
-                if value is not None:
-                    rows_by_name.setdefault((column, value), []).append(row)
-    own = (
-        {row for column, values in names.items() for row in rows_by_name.get((column, values[i]), [])}
-        for i in range(len(queries))
-    )
+    """Return for each query the rows that are itself, by id or content, ascending."""
+    own: list[set[int]] = [set() for _ in range(len(queries))]
+    table = bank.table(["id", "digest"])
+    for column, names in zip(table.columns, (queries.ids, queries.digests)):
+        numbers: dict[str, list[int]] = {}
+        for i, name in enumerate(names or ()):
+            if not isinstance(name, str | None):
+                raise BankError(f"ids and values must be texts, got {name!r}")
+            if name is not None:
+                numbers.setdefault(name, []).append(i)
+        rows = np.flatnonzero(pc.is_in(column, value_set=pa.array(list(numbers), pa.string())))
+        for row, name in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist()):
+            for i in numbers[name]:
+                own[i].add(row)
     return [torch.tensor(sorted(rows), dtype=torch.int64) for rows in own]

@@ -36,7 +36,7 @@ class RankedRows(NamedTuple):
 
 
 RankRows: TypeAlias = Callable[[AnchorBank, Queries, int, float, int], RankedRows]
-"""Of a bank, queries, how many rows to rank for each, the depth weight and the seed."""
+"""Takes a bank, queries, how many rows to rank for each, the depth weight and the seed."""
 
 
 def rank_at_random(bank: AnchorBank, queries: Queries, count: int, depth_weight: float, seed: int) -> RankedRows:
@@ -141,6 +141,6 @@ def _to_unit(embeddings: Tensor) -> Tensor:
 def _top_columns(scores: Tensor, k: int) -> Tensor:
     """Return where the ``k`` largest are, best first, ties to the lower index: topk promises nothing about ties."""
     bits = (scores + 0.0).view(torch.int32).long()
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the floats
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # Integers in the order of the floats.
     keys = (ordered << 32) - torch.arange(scores.shape[1])
     return keys.topk(min(k, scores.shape[1])).indices

@@ -132,8 +132,8 @@ def test_lift_is_part_of_the_bank(tmp_path: Path) -> None:
     torch.manual_seed(0)
     lift = HyperbolicLift(6, dim=3, c=2.0)
     embeddings = torch.randn(9, 6)
-    given = {"id": list("abcdefgh"), "image_embedding": embeddings[:8]}
-    bank = AnchorBank.open(AnchorBank.build(tmp_path / "bank", given, lift=lift).folder)
+    source = {"id": list("abcdefgh"), "image_embedding": embeddings[:8]}
+    bank = AnchorBank.open(AnchorBank.build(tmp_path / "bank", source, lift=lift).folder)
     bank.append({"id": ["i"], "image_embedding": embeddings[8:]})
     assert bank.meta.c == pytest.approx(2.0)
     torch.testing.assert_close(bank.gather(torch.arange(9)), lift(embeddings).detach(), rtol=1e-6, atol=1e-7)
@@ -148,7 +148,7 @@ def test_errors_of_arguments(bank: AnchorBank, tmp_path: Path) -> None:
         bank.search(torch.zeros(1, 4), 3)
     with pytest.raises(BankError, match="k must be at least 1"):
         bank.search(torch.zeros(1, 5), 0)
-    for given, message in [
+    for source, message in [
         (rows(2), "in the bank already: demo-0, demo-1"),
         ({"id": ["x", "x"], "point": torch.zeros(2, 5)}, "more than once in the rows: x"),
         ({"id": ["x"], "point": torch.zeros(1, 4)}, "point must have width 5, got 4"),
@@ -159,7 +159,7 @@ def test_errors_of_arguments(bank: AnchorBank, tmp_path: Path) -> None:
         ({"id": ["x", "y"], "point": [[1.0], [1.0, 2.0]]}, "vectors of one width, got 1, 2"),
     ]:
         with pytest.raises(BankError, match=message):
-            bank.append(given)
+            bank.append(source)
     assert len(AnchorBank.open(bank.folder)) == 60
     with pytest.raises(BankError, match="nothing to build"):
         AnchorBank.build(tmp_path / "empty", pa.table({"id": pa.array([], pa.string())}))
@@ -206,7 +206,7 @@ def start(process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize("moment", [0.0, 0.013, 0.041])
 def test_killed_writer(bank: AnchorBank, moment: float) -> None:
-    """What was committed stays, nothing else is seen, and the next append works."""
+    """Rows that were committed stay, nothing else is seen, and the next append works."""
     process = writer(bank, "w", 10**9)
     assert process.stdout is not None
     start(process)
@@ -243,12 +243,12 @@ def test_two_writers_lose_nothing(bank: AnchorBank) -> None:
 def test_a_cut_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icl.bank.ingest._BATCH", 10)
     monkeypatch.setattr("icl.bank.ingest._CHUNK", 20)
-    write, seen = lance.write_dataset, []
+    write, writes = lance.write_dataset, []
 
     def dies(*args: object, **kwargs: object) -> object:
-        if len(seen) == 2:
+        if len(writes) == 2:
             raise KeyboardInterrupt
-        seen.append(args)
+        writes.append(args)
         return write(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lance, "write_dataset", dies)

@@ -47,10 +47,10 @@ def exact(points: Tensor, query: Tensor, depth_weight: float = 0.0) -> Tensor:
     return (depth_weight * torch.acosh(y0) - torch.acosh(z.clamp(min=1.0))) / C**0.5
 
 
-def recall(found: Tensor, scores: Tensor, k: int = K) -> float:
+def recall(neighbours: Tensor, scores: Tensor, k: int = K) -> float:
     """The share of rows found that are among the k best; a few ULP off is a tie."""
     least = scores.topk(k).values[:, -1:]
-    return (scores.gather(1, found) >= least - 1e-6).double().mean().item()
+    return (scores.gather(1, neighbours) >= least - 1e-6).double().mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def points() -> Tensor:
 def bank(points: Tensor, tmp_path_factory: pytest.TempPathFactory) -> AnchorBank:
     folder = tmp_path_factory.mktemp("ann") / "bank"
     bank = AnchorBank.build(folder, {"id": [str(i) for i in range(len(points))], "point": points}, c=C)
-    seen: list[int] = []
-    record = ann.build_index(bank, 0.95, K, progress=seen.append)
+    added: list[int] = []
+    record = ann.build_index(bank, 0.95, K, progress=added.append)
     assert record.recall >= 0.95
-    assert sum(seen) % len(points) == 0
+    assert sum(added) % len(points) == 0
     return bank
 
 

@@ -24,7 +24,7 @@ N = 12
     ],
 )  # fmt: skip
 def test_row_numbers(numbered_bank: AnchorBank, numbers: Any) -> None:
-    for call in (numbered_bank.take, numbered_bank.gather, lambda given: Queries.of_rows(numbered_bank, given)):
+    for call in (numbered_bank.take, numbered_bank.gather, lambda index: Queries.of_rows(numbered_bank, index)):
         with pytest.raises(BankError, match=r"^rows must be "):
             call(numbers)
 

@@ -48,12 +48,12 @@ def rows(change: int | None = None) -> dict[str, Any]:
     return {"id": [f"r{i}" for i in range(N)], "text": texts}
 
 
-def build(folder: Path, given: Any = None, *, embedder: Any = None, **options: Any) -> AnchorBank:
+def build(folder: Path, source: Any = None, *, embedder: Any = None, **options: Any) -> AnchorBank:
     options = {"lift": lift(), **options}
-    return AnchorBank.build(folder, rows() if given is None else given, embedder=embedder or Letters(), **options)
+    return AnchorBank.build(folder, rows() if source is None else source, embedder=embedder or Letters(), **options)
 
 
-def cut(folder: Path, monkeypatch: pytest.MonkeyPatch, commits: int = 2, given: Any = None) -> None:
+def cut(folder: Path, monkeypatch: pytest.MonkeyPatch, commits: int = 2, source: Any = None) -> None:
     """Begin a build of ten rows a commit and stop it after some commits."""
     monkeypatch.setattr("icl.bank.ingest._BATCH", 10)
     monkeypatch.setattr("icl.bank.ingest._CHUNK", 10)
@@ -68,18 +68,18 @@ def cut(folder: Path, monkeypatch: pytest.MonkeyPatch, commits: int = 2, given: 
     with monkeypatch.context() as patched:
         patched.setattr(lance, "write_dataset", dies)
         with pytest.raises(KeyboardInterrupt):
-            build(folder, given)
+            build(folder, source)
 
 
 OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"embedder": Letters("other")}, "with model letters, and not other"),
     ({"embedder": Letters(dtype=torch.bfloat16)}, "with dtype torch.float32, and not torch.bfloat16"),
     ({"lift": lift(1)}, "with lift "),
-    ({"given": rows(3)}, "of other rows"),
-    ({"given": rows(15)}, "of other rows"),
-    ({"given": {name: values[:15] for name, values in rows().items()}}, "of other rows"),
-    ({"given": {name: values[::-1] for name, values in rows().items()}}, "of other rows"),
-    ({"given": {**rows(), "task": ["vqa"] * N}}, "of other rows"),
+    ({"source": rows(3)}, "of other rows"),
+    ({"source": rows(15)}, "of other rows"),
+    ({"source": {name: values[:15] for name, values in rows().items()}}, "of other rows"),
+    ({"source": {name: values[::-1] for name, values in rows().items()}}, "of other rows"),
+    ({"source": {**rows(), "task": ["vqa"] * N}}, "of other rows"),
 ]
 
 
@@ -104,7 +104,7 @@ def test_another_build_is_refused(
 def test_another_curvature_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = {"id": [f"r{i}" for i in range(N)], "point": torch.rand(N, 2)}
     monkeypatch.setattr(sys.modules[__name__], "build", AnchorBank.build)
-    cut(tmp_path / "bank", monkeypatch, given=points)
+    cut(tmp_path / "bank", monkeypatch, source=points)
     with pytest.raises(BankError, match=r"with c 1\.0, and not 0\.5: run that build again"):
         AnchorBank.build(tmp_path / "bank", points, c=0.5)
     bank = AnchorBank.build(tmp_path / "bank", points)
@@ -131,13 +131,13 @@ def test_finished_build_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_images_are_part_of_the_rows(tmp_path: Path) -> None:
-    given = {"id": ["a"], "image": [str(tmp_path / "a.png")], "point": [[1.0]]}
+    source = {"id": ["a"], "image": [str(tmp_path / "a.png")], "point": [[1.0]]}
     Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "a.png")
-    AnchorBank.build(tmp_path / "bank", given)
-    assert len(AnchorBank.build(tmp_path / "bank", given)) == 1
+    AnchorBank.build(tmp_path / "bank", source)
+    assert len(AnchorBank.build(tmp_path / "bank", source)) == 1
     Image.new("RGB", (4, 4), (3, 2, 1)).save(tmp_path / "a.png")
     with pytest.raises(BankError, match="of other rows"):
-        AnchorBank.build(tmp_path / "bank", given)
+        AnchorBank.build(tmp_path / "bank", source)
 
 
 def test_a_repeated_id_is_no_row_that_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,11 +214,11 @@ KILLED = """
 
 @pytest.mark.parametrize("commits", [0, 3])
 def test_killed_between_files_and_commit(tmp_path: Path, commits: int) -> None:
-    """What goes on may read the rows in batches of another size."""
+    """The run that goes on may read the rows in batches of another size."""
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "bank"), str(commits)]
     assert subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == -signal.SIGKILL
-    given = {"id": [f"r{i}" for i in range(50)], "point": [[i / 10.0] for i in range(50)]}
-    bank = AnchorBank.build(tmp_path / "bank", given)
-    assert bank.table(["id"]).column("id").to_pylist() == given["id"]
-    assert torch.equal(torch.cat(bank.vectors()), torch.tensor(given["point"]))
+    source = {"id": [f"r{i}" for i in range(50)], "point": [[i / 10.0] for i in range(50)]}
+    bank = AnchorBank.build(tmp_path / "bank", source)
+    assert bank.table(["id"]).column("id").to_pylist() == source["id"]
+    assert torch.equal(torch.cat(bank.vectors()), torch.tensor(source["point"]))
     assert json.loads((bank.folder / "build.json").read_text())["rows"] == 50

@@ -25,27 +25,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data"))
 
 
-def shown(example: Example) -> list[str]:
+def demonstrated_answers(example: Example) -> list[str]:
     """The answers of its demonstrations."""
     return [message["content"][0]["text"] for message in example.teacher if message["role"] == "assistant"]
 
 
 def test_demonstrations(folder: Path) -> None:
     records = Records(jsonl(folder, table()))
-    drawn = DemonstratedRecords(records, records, k=3, system="Be brief.")
-    for i, example in enumerate(drawn):
+    dataset = DemonstratedRecords(records, records, k=3, system="Be brief.")
+    for i, example in enumerate(dataset):
         assert example.student == [example.teacher[0], example.teacher[-1]]
         assert example.teacher[0] == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
         assert [message["role"] for message in example.teacher[1:]] == ["user", "assistant"] * 3 + ["user"]
-        assert len(set(shown(example))) == 3
-        for asked, answer in zip(example.teacher[1:-1:2], shown(example)):
+        assert len(set(demonstrated_answers(example))) == 3
+        for asked, answer in zip(example.teacher[1:-1:2], demonstrated_answers(example)):
             image, text = asked["content"]
             number = int(answer.removeprefix("word "))
             assert number != i
             assert text["text"] == f"what is {number} ?"
             assert image["image"].tobytes() == picture(number).tobytes()
     with pytest.raises(IndexError, match="index must be from 0 to 5, got 6"):
-        drawn[N]
+        dataset[N]
 
 
 def test_random_draws() -> None:
@@ -53,37 +53,37 @@ def test_random_draws() -> None:
     rows = Records({"question": [str(i) for i in range(40)], "answer": [f"{i}" for i in range(40)]})
 
     def draws(seed: int, epoch: int) -> list[list[str]]:
-        drawn = DemonstratedRecords(rows, rows, k=4, seed=seed)
-        drawn.set_epoch(epoch)
-        return [shown(example) for example in drawn]
+        dataset = DemonstratedRecords(rows, rows, k=4, seed=seed)
+        dataset.set_epoch(epoch)
+        return [demonstrated_answers(example) for example in dataset]
 
     assert draws(0, 0) == draws(0, 0)
     assert len({str(draws(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    drawn = DemonstratedRecords(rows, rows, k=4)
-    first = shown(drawn[7])
-    drawn.set_epoch(1)
-    assert shown(drawn[7]) == draws(0, 1)[7] != first
+    dataset = DemonstratedRecords(rows, rows, k=4)
+    first = demonstrated_answers(dataset[7])
+    dataset.set_epoch(1)
+    assert demonstrated_answers(dataset[7]) == draws(0, 1)[7] != first
     counts = Counter(row for epoch in range(50) for row in draws(5, epoch)[0])
     # 200 draws of the 39 others: 5.1 each, with a standard deviation of 2.1
     assert "0" not in counts
     assert max(counts.values()) < 5.1 + 5 * 2.1
     assert len(counts) > 35
     everything = DemonstratedRecords(rows, rows, k=39)
-    assert sorted(shown(everything[3])) == sorted(str(i) for i in range(40) if i != 3)
+    assert sorted(demonstrated_answers(everything[3])) == sorted(str(i) for i in range(40) if i != 3)
 
 
 def test_workers_see_the_epoch() -> None:
     rows = Records({"question": [str(i) for i in range(20)], "answer": [f"{i}" for i in range(20)]})
-    drawn = DemonstratedRecords(rows, rows, k=2)
+    dataset = DemonstratedRecords(rows, rows, k=2)
     # lance, which the tests of banks import, does not let a process fork
     own = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "spawn"}
-    loader = DataLoader(drawn, batch_size=4, collate_fn=list, **own)
-    seen = []
+    loader = DataLoader(dataset, batch_size=4, collate_fn=list, **own)
+    epochs = []
     for epoch in range(2):
-        drawn.set_epoch(epoch)
-        seen.append([shown(example) for batch in loader for example in batch])
-        assert seen[-1] == [shown(drawn[i]) for i in range(20)]
-    assert seen[0] != seen[1]
+        dataset.set_epoch(epoch)
+        epochs.append([demonstrated_answers(example) for batch in loader for example in batch])
+        assert epochs[-1] == [demonstrated_answers(dataset[i]) for i in range(20)]
+    assert epochs[0] != epochs[1]
 
 
 def test_never_the_query_itself(tmp_path: Path) -> None:
@@ -100,13 +100,13 @@ def test_never_the_query_itself(tmp_path: Path) -> None:
         }
     )
     for epoch in range(5):
-        drawn = DemonstratedRecords(pool, pool, k=2)
-        drawn.set_epoch(epoch)
-        assert [sorted(shown(drawn[i])) for i in range(2)] == [["c", "d"]] * 2
+        dataset = DemonstratedRecords(pool, pool, k=2)
+        dataset.set_epoch(epoch)
+        assert [sorted(demonstrated_answers(dataset[i])) for i in range(2)] == [["c", "d"]] * 2
         queries = Records({"id": ["c", "e"], "question": ["who ?", "what  ?"]})
         others = DemonstratedRecords(queries, pool, k=3)
         others.set_epoch(epoch)
-        assert [sorted(shown(example)) for example in others] == [["a", "b", "d"], ["a", "b", "c"]]
+        assert [sorted(demonstrated_answers(example)) for example in others] == [["a", "b", "d"], ["a", "b", "c"]]
     with pytest.raises(ValueError, match="k must be at most 2 for records, row 0: no more of the pool differ from it"):
         DemonstratedRecords(pool, pool, k=3)[0]
 
@@ -128,26 +128,27 @@ def test_demonstrations_of_a_bank(folder: Path, bank: AnchorBank) -> None:
     records = Records(jsonl(folder, table()))
     names = bank.take(range(N), ["id"]).column("id").to_pylist()
     for strategy in ("rices", "hyperbolic"):
-        drawn = DemonstratedRecords(records, records, 2, BankSelection(bank, strategy))
+        dataset = DemonstratedRecords(records, records, 2, BankSelection(bank, strategy))
         rows = torch.tensor([names.index(name) for name in records.ids])
         want = select(bank, Queries.of_rows(bank, rows), 2, strategy)
-        for example, mine in zip(drawn, want.tolist()):
-            assert shown(example) == [names[row].replace("q", "word ") for row in mine]
-            assert example.answer not in shown(example)
+        for example, mine in zip(dataset, want.tolist()):
+            assert demonstrated_answers(example) == [names[row].replace("q", "word ") for row in mine]
+            assert example.answer not in demonstrated_answers(example)
     others = Records({"id": ["x", "y"], "question": ["one ?", "two ?"], "answer": ["1", "2"]})
     queries = Queries(points=torch.tensor([[0.1, 0.2, 0.3], [-0.3, 0.2, 0.0]]), ids=["x", "y"])
-    drawn = DemonstratedRecords(others, records, 3, BankSelection(bank, queries=queries))
-    for example, mine in zip(drawn, select(bank, queries, 3).tolist()):
-        assert shown(example) == [names[row].replace("q", "word ") for row in mine]
+    dataset = DemonstratedRecords(others, records, 3, BankSelection(bank, queries=queries))
+    for example, mine in zip(dataset, select(bank, queries, 3).tolist()):
+        assert demonstrated_answers(example) == [names[row].replace("q", "word ") for row in mine]
 
 
 def test_queries_in_parts_do_not_show(folder: Path, bank: AnchorBank, monkeypatch: pytest.MonkeyPatch) -> None:
     records = Records(jsonl(folder, table()))
     rices = BankSelection(bank, "rices")
-    whole = [shown(example) for example in DemonstratedRecords(records, records, 2, rices)]
+    whole = [demonstrated_answers(example) for example in DemonstratedRecords(records, records, 2, rices)]
     monkeypatch.setattr("icl.bank.selection.demonstrated_records._QUERIES", 4)
     assert [
-        shown(example) for example in DemonstratedRecords(records, records, 2, BankSelection(bank, "rices"))
+        demonstrated_answers(example)
+        for example in DemonstratedRecords(records, records, 2, BankSelection(bank, "rices"))
     ] == whole
 
 

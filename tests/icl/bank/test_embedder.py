@@ -71,11 +71,11 @@ def test_what_is_no_image_is_reported_and_skipped(folder: Path, tmp_path: Path) 
     good = images(tmp_path, 3)
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "cut.png").write_bytes(good[1].read_bytes()[:60])
-    given = [good[0], tmp_path / "text.png", tmp_path / "missing.jpg", good[1], tmp_path / "cut.png", good[2]]
+    files = [good[0], tmp_path / "text.png", tmp_path / "missing.jpg", good[1], tmp_path / "cut.png", good[2]]
     embedder = Embedder(folder, batch_size=2)
-    done = embedder.images(given)
+    done = embedder.images(files)
     assert done.rows.tolist() == [0, 3, 5]
-    assert [(f.row, f.what) for f in done.failures] == [(i, str(given[i])) for i in (1, 2, 4)]
+    assert [(f.row, f.what) for f in done.failures] == [(i, str(files[i])) for i in (1, 2, 4)]
     kinds = [f.reason.split(":")[0] for f in done.failures]
     assert kinds[:2] == ["UnidentifiedImageError", "FileNotFoundError"]
     assert kinds[2] in ("OSError", "SyntaxError")  # Pillow's words for a file that ends early

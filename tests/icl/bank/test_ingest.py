@@ -24,13 +24,13 @@ def test_sources(tmp_path: Path) -> None:
     with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, pa.table(table).schema) as writer:
         writer.write_table(pa.table(table))
     expected = None
-    for i, given in enumerate(("rows.jsonl", "rows.parquet", "rows.arrow", pa.table(table), table)):
-        bank = AnchorBank.build(tmp_path / f"bank{i}", tmp_path / given if isinstance(given, str) else given)
-        found = bank.take(range(3)).to_pylist()
+    for i, source in enumerate(("rows.jsonl", "rows.parquet", "rows.arrow", pa.table(table), table)):
+        bank = AnchorBank.build(tmp_path / f"bank{i}", tmp_path / source if isinstance(source, str) else source)
+        table_rows = bank.take(range(3)).to_pylist()
         assert torch.equal(bank.gather(torch.arange(3)), torch.tensor(table["point"]))
-        assert [(r["id"], r["text"], r["n"]) for r in found] == [("a", "x", 1), ("b", "y", 2), ("c", None, 3)]
-        assert expected in (None, found)
-        expected = found
+        assert [(r["id"], r["text"], r["n"]) for r in table_rows] == [("a", "x", 1), ("b", "y", 2), ("c", None, 3)]
+        assert expected in (None, table_rows)
+        expected = table_rows
 
 
 def test_a_single_line_without_an_end(tmp_path: Path) -> None:

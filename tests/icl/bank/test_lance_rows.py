@@ -31,9 +31,9 @@ def zone(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_moments_are_the_same_in_every_zone(numbered_bank: AnchorBank, zone: str) -> None:
-    (_, made), first = numbered_bank.versions()[0], numbered_bank.version
-    assert abs(datetime.now(timezone.utc) - made) < timedelta(minutes=5)
-    moment = made + timedelta(microseconds=1)
+    (_, created), first = numbered_bank.versions()[0], numbered_bank.version
+    assert abs(datetime.now(timezone.utc) - created) < timedelta(minutes=5)
+    moment = created + timedelta(microseconds=1)
     numbered_bank.append(numbered_rows(N, 1))
     local = datetime.fromtimestamp(moment.timestamp())
     for when in (moment, moment.astimezone(ZoneInfo("Asia/Kolkata")), local.astimezone(), local):
@@ -43,10 +43,10 @@ def test_moments_are_the_same_in_every_zone(numbered_bank: AnchorBank, zone: str
 
 
 def test_moments_without_a_version(numbered_bank: AnchorBank) -> None:
-    (_, made), first = numbered_bank.versions()[0], numbered_bank.version
-    assert made.tzinfo is timezone.utc
-    assert numbered_bank.nearest_version(made).version == first
-    for moment in (made - timedelta(microseconds=1), datetime(2, 1, 2)):
+    (_, created), first = numbered_bank.versions()[0], numbered_bank.version
+    assert created.tzinfo is timezone.utc
+    assert numbered_bank.nearest_version(created).version == first
+    for moment in (created - timedelta(microseconds=1), datetime(2, 1, 2)):
         with pytest.raises(BankError, match="has no version as old as"):
             numbered_bank.nearest_version(moment)
     assert numbered_bank.nearest_version(datetime(9998, 1, 1)).version == first
@@ -56,7 +56,7 @@ def test_moments_without_a_version(numbered_bank: AnchorBank) -> None:
     numbered_bank.append(numbered_rows(N, 1))
     numbered_bank.compact()
     with pytest.raises(BankError, match="has no version as old as"):
-        numbered_bank.nearest_version(made)
+        numbered_bank.nearest_version(created)
     with pytest.raises(BankError, match=f"has no version {first}"):
         AnchorBank.open(numbered_bank.folder, first)
 
@@ -86,16 +86,16 @@ def test_a_reader_while_others_write(numbered_bank: AnchorBank, what: str, touch
     numbered_bank.delete(["r0", "r1"])
     if what == "compact":
         numbered_bank.compact()
-    told: list[str] = []
+    messages: list[str] = []
     for name, read in READS.items():
         try:
             got = read(reader)
         except BankError as error:
-            told.append(str(error))
+            messages.append(str(error))
         else:
             assert got == want[name], name
-    assert all("is gone, another process has compacted the bank: open it again" in message for message in told)
-    assert bool(told) == (what == "compact")
+    assert all("is gone, another process has compacted the bank: open it again" in message for message in messages)
+    assert bool(messages) == (what == "compact")
     again = AnchorBank.open(numbered_bank.folder)
     assert len(again) == N + 2
     assert again.search(torch.zeros(1, 2), 1).rows.tolist() == [[N + 1]]

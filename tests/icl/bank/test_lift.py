@@ -14,7 +14,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def made(*args: object, **kwargs: object) -> HyperbolicLift:
+def seeded_lift(*args: object, **kwargs: object) -> HyperbolicLift:
     torch.manual_seed(0)
     return HyperbolicLift(*args, **kwargs)  # type: ignore[arg-type]
 
@@ -30,7 +30,7 @@ def test_points_lie_at_distance_one_in_the_direction_of_the_embedding(c: float) 
 
 def test_a_head_keeps_lengths_on_average() -> None:
     e = torch.randn(4000, 64, generator=generator())
-    x = made(64, dim=8)(e)
+    x = seeded_lift(64, dim=8)(e)
     depth = lorentz.dist0(x)
     assert x.shape == (4000, 8)
     assert depth.square().mean().item() == pytest.approx(1.0, rel=0.05)
@@ -61,7 +61,7 @@ def test_arguments_of_a_lift() -> None:
 
 @pytest.mark.parametrize("dim", [None, 3])
 def test_save_and_load(dim: int | None, tmp_path: Path) -> None:
-    lift = made(5, dim=dim, c=0.7, learn_curvature=False)
+    lift = seeded_lift(5, dim=dim, c=0.7, learn_curvature=False)
     with torch.no_grad():
         lift.log_scale.fill_(0.3)
     lift.save(tmp_path / "lift")
@@ -75,7 +75,7 @@ def test_save_and_load(dim: int | None, tmp_path: Path) -> None:
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "lift"
-    made(5, dim=3).save(folder)
+    seeded_lift(5, dim=3).save(folder)
     config, weights = folder / "lift.json", folder / "lift.safetensors"
     text, data = config.read_text(), weights.read_bytes()
     for broken in ("{", "[]", '{"width": 5, "surprise": 1}', text.replace('"dim": 3', '"dim": 4'), "{}"):

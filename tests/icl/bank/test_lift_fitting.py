@@ -17,7 +17,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def made(*args: object, **kwargs: object) -> HyperbolicLift:
+def seeded_lift(*args: object, **kwargs: object) -> HyperbolicLift:
     torch.manual_seed(0)
     return HyperbolicLift(*args, **kwargs)  # type: ignore[arg-type]
 
@@ -94,7 +94,7 @@ def test_fit_improves_what_it_reports_and_is_deterministic(monkeypatch: pytest.M
     embeddings, pairs, groups, level = hierarchy()
     results = []
     for seed in (0, 0, 1):
-        lift = made(24, dim=6)
+        lift = seeded_lift(24, dim=6)
         report = fit_lift(lift, embeddings, pairs, groups=groups, specificity=level, epochs=15, seed=seed)
         results.append((asdict(report), copy.deepcopy(lift.state_dict())))
     (first, weights), (second, same_weights), (third, _) = results
@@ -114,8 +114,8 @@ def test_cones_bring_the_general_nearer_to_the_origin(monkeypatch: pytest.Monkey
     embeddings, pairs, groups, level = hierarchy()
     depth = {}
     for weight in (0.0, 1.0):
-        given = {"groups": groups, "specificity": level, "entailment": weight, "epochs": 15}
-        depth[weight] = fit_lift(made(24, dim=6), embeddings, pairs, **given).after.depth_against_specificity
+        options = {"groups": groups, "specificity": level, "entailment": weight, "epochs": 15}
+        depth[weight] = fit_lift(seeded_lift(24, dim=6), embeddings, pairs, **options).after.depth_against_specificity
     assert depth[1.0] is not None
     assert depth[0.0] is not None
     assert depth[1.0] > depth[0.0] + 0.5
@@ -124,7 +124,7 @@ def test_cones_bring_the_general_nearer_to_the_origin(monkeypatch: pytest.Monkey
 def test_reported_quality_is_that_of_the_dev_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lift_fitting, "DEV_FRACTION", 0.25)
     embeddings, pairs, _, _ = hierarchy()
-    lift = made(24)
+    lift = seeded_lift(24)
     fitted = fit_lift(lift, embeddings, pairs, epochs=1)
     dev = pairs[torch.randperm(120, generator=generator(0))][:30]
     with torch.no_grad():
@@ -141,20 +141,20 @@ def test_early_stopping_keeps_the_best_epoch(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(lift_fitting, "LEARNING_RATE", 0.3)
     monkeypatch.setattr(lift_fitting, "PATIENCE", 3)
     embeddings, pairs, groups, _ = hierarchy()
-    lift = made(24, dim=6)
+    lift = seeded_lift(24, dim=6)
     report = fit_lift(lift, embeddings, pairs, groups=groups, epochs=60)
     assert len(report.dev_loss) == report.best_epoch + 3 < 60
     assert report.best_epoch >= 1
     assert report.dev_loss[report.best_epoch - 1] == min(report.dev_loss) == report.after.loss
     # stopped there by itself, it has the same weights
-    again = made(24, dim=6)
+    again = seeded_lift(24, dim=6)
     fit_lift(again, embeddings, pairs, groups=groups, epochs=report.best_epoch)
     assert all(torch.equal(a, b) for a, b in zip(lift.state_dict().values(), again.state_dict().values()))
 
 
 def test_nothing_is_kept_of_epochs_that_are_all_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings, pairs, _, _ = hierarchy()
-    lift = made(24, dim=6)
+    lift = seeded_lift(24, dim=6)
     start = copy.deepcopy(lift.state_dict())
     worse = iter(range(1000))
     loss = lift_fitting.pairwise.contrastive_loss
@@ -171,9 +171,9 @@ def test_nothing_is_kept_of_epochs_that_are_all_worse(monkeypatch: pytest.Monkey
 
 def test_a_fixed_curvature_stays() -> None:
     embeddings, pairs, _, _ = hierarchy()
-    lift = made(24, dim=6, c=2.0, learn_curvature=False)
+    lift = seeded_lift(24, dim=6, c=2.0, learn_curvature=False)
     assert fit_lift(lift, embeddings, pairs, epochs=2).c == pytest.approx(2.0, rel=1e-6)
-    free = made(24, dim=6, c=2.0)
+    free = seeded_lift(24, dim=6, c=2.0)
     assert fit_lift(free, embeddings, pairs, epochs=2).c != pytest.approx(2.0, rel=1e-6)
 
 

@@ -32,7 +32,7 @@ def test_images_and_their_texts(tmp_path: Path) -> None:
 
 
 def test_rows_of_one_label(tmp_path: Path) -> None:
-    """Of a list the most frequent item counts, and a row without a label is like no other."""
+    """The most frequent item of a list counts, and a row without a label is like no other."""
     answers = [["a"], ["b", "a", "a"], None, [], ["c"]]
     rows = [{"image_embedding": [float(i), 1.0], "answers": labels} for i, labels in enumerate(answers)]
     loaded = load_pairs(write_rows(tmp_path, *rows), "label", label="answers")

@@ -38,7 +38,7 @@ def machine() -> Iterator[None]:
 
 
 def embedder(kill_at: str | None = None, marker: Path | None = None) -> Any:
-    """What makes an embedder that needs no model; the worker that embeds ``kill_at`` kills itself, once."""
+    """The maker of an embedder that needs no model; the worker that embeds ``kill_at`` kills itself, once."""
 
     class Letters:
         name = "letters"
@@ -117,13 +117,13 @@ def test_errors(single: AnchorBank, tmp_path: Path) -> None:
     with pytest.raises(BankError, match="there is a bank at"):
         ray_cluster.build_bank(single.folder, rows(4))
     make = {"embedder": embedder(), "lift": lift(), "workers": RayWorkers(block_rows=10)}
-    for given, message in (
+    for source, message in (
         (rows(40, (25,)), "row 25: text 625 broken: broken"),
         ({**rows(40), "id": [str(i % 39) for i in range(40)]}, "more than once in the rows: 0"),
         (pa.table({"id": pa.array([], pa.string())}), "there are no rows"),
     ):
         with pytest.raises(BankError, match=message):
-            ray_cluster.build_bank(tmp_path / "bank", given, **make)
+            ray_cluster.build_bank(tmp_path / "bank", source, **make)
         with pytest.raises(BankError):
             AnchorBank.open(tmp_path / "bank")
     with pytest.raises(BankError, match="need a lift"):

@@ -25,11 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_report(browser: Any, folder: Path, width: int) -> None:
     with page_of(browser, folder / "index.html", width) as page:
         images = page.locator("img")
-        drawn = images.evaluate_all("all => all.map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
+        sizes = images.evaluate_all("all => all.map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
         # the disk, the depths, and the neighbours that have a picture
-        assert len(drawn) > 5
-        assert all(natural > 0 and 0 < shown <= width for natural, shown in drawn)
-        assert drawn[0][1] > 0.65 * min(width, 992)
+        assert len(sizes) > 5
+        assert all(natural > 0 and 0 < displayed <= width for natural, displayed in sizes)
+        assert sizes[0][1] > 0.65 * min(width, 992)
         page.get_by_role("link", name="To zoom and to hover over").click()
         page.wait_for_selector(".main-svg")
         assert page.title() == "Poincaré disk"
@@ -47,7 +47,7 @@ def test_disk(browser: Any, folder: Path, width: int) -> None:
         assert rim["x"] >= 0
         assert rim["x"] + rim["width"] <= width
         centre = rim["x"] + rim["width"] / 2, rim["y"] + rim["height"] / 2
-        seen = {}
+        offsets = {}
         for i in range(points.count()):
             box = points.nth(i).bounding_box()
             x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -55,16 +55,16 @@ def test_disk(browser: Any, folder: Path, width: int) -> None:
             page.wait_for_selector(".hoverlayer .hovertext", state="detached")
             page.mouse.move(x, y)
             page.wait_for_selector(".hoverlayer .hovertext")
-            told = page.locator(".hoverlayer .hovertext").first.text_content()
-            found = re.search(r"^row (\d+)(?::.*)?depth (\d\.\d{3})$", told)
-            assert found, told
-            row, depth = int(found[1]), float(found[2])
+            text = page.locator(".hoverlayer .hovertext").first.text_content()
+            match = re.search(r"^row (\d+)(?::.*)?depth (\d\.\d{3})$", text)
+            assert match, text
+            row, depth = int(match[1]), float(match[2])
             assert depth == pytest.approx(row / 4, abs=5e-4)
-            seen[row] = math.dist((x, y), centre) - rim["width"] / 2 * math.tanh(depth / 2)
+            offsets[row] = math.dist((x, y), centre) - rim["width"] / 2 * math.tanh(depth / 2)
         # further out, points are nearer than they are wide, and a neighbour may answer
-        assert set(range(6)) <= set(seen)
-        assert all(abs(seen[row]) < 2 for row in range(6))
-        assert all(abs(pixels) < 8 for pixels in seen.values())
+        assert set(range(6)) <= set(offsets)
+        assert all(abs(offsets[row]) < 2 for row in range(6))
+        assert all(abs(pixels) < 8 for pixels in offsets.values())
         legend = page.locator(".legend .legendtext").all_text_contents()
         assert sorted(legend) == ["row 0", "row 1", "row 2"]
 

@@ -18,15 +18,15 @@ from tests.icl.banks import SCORED, N, best_rows, score_rows
 
 def marginal_relevance(score: Tensor, similarity: Tensor, pool: list[int], k: int, weight: float) -> list[int]:
     """Carbonell and Goldstein: argmax of lambda Sim1(D, Q) - (1 - lambda) max over the chosen of Sim2, k times."""
-    chosen: list[int] = []
-    while len(chosen) < k:
+    selected: list[int] = []
+    while len(selected) < k:
         values = {
-            d: weight * score[d].item() - (1 - weight) * max((similarity[d, e].item() for e in chosen), default=0.0)
+            d: weight * score[d].item() - (1 - weight) * max((similarity[d, e].item() for e in selected), default=0.0)
             for d in pool
-            if d not in chosen
+            if d not in selected
         }
-        chosen.append(max(values, key=lambda d: values[d]))
-    return chosen
+        selected.append(max(values, key=lambda d: values[d]))
+    return selected
 
 
 @pytest.mark.parametrize("diversity", [0.2, 0.5, 0.9])
@@ -69,8 +69,8 @@ def test_queries_do_not_depend_on_each_other(
 
 
 def test_errors(clustered_bank: AnchorBank, clustered_queries: Queries, tmp_path: Path) -> None:
-    given: dict[str, Any]
-    for given, message in [
+    arguments: dict[str, Any]
+    for arguments, message in [
         ({"strategy": "best"}, "strategy must be one of random, rices, topk_clip, hyperbolic, got 'best'"),
         ({"order": "best"}, "order must be one of nearest_last, nearest_first, random, got 'best'"),
         ({"diversity": 1.0}, r"diversity must be in \[0, 1\), got 1.0"),
@@ -96,7 +96,7 @@ def test_errors(clustered_bank: AnchorBank, clustered_queries: Queries, tmp_path
         ({"queries": Queries()}, r"one row a query, got \[\] rows"),
     ]:
         with pytest.raises(ValueError, match=message):
-            select(clustered_bank, given.pop("queries", clustered_queries), given.pop("k", 3), **given)
+            select(clustered_bank, arguments.pop("queries", clustered_queries), arguments.pop("k", 3), **arguments)
     plain = AnchorBank.build(tmp_path / "plain", {"point": torch.ones(3, 2)})
     with pytest.raises(BankError, match="has no image_embedding"):
         select(plain, clustered_queries, 2, "rices")

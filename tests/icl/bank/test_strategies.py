@@ -47,11 +47,11 @@ def test_ties_go_to_the_earlier_row(tmp_path: Path) -> None:
 
 
 def test_points_at_one_depth_are_chosen_by_cosine_and_warn(tmp_path: Path) -> None:
-    """What a lift without a head makes of embeddings; with a learned head there are depths, and no warning."""
+    """A lift without a head gives one depth; with a learned head there are depths, and no warning."""
     embeddings = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
-    given = {"image_embedding": embeddings[4:], "label": [i % 3 for i in range(36)]}
+    rows = {"image_embedding": embeddings[4:], "label": [i % 3 for i in range(36)]}
     plain = HyperbolicLift(6).eval()
-    bank = AnchorBank.build(tmp_path / "plain", given, lift=plain)
+    bank = AnchorBank.build(tmp_path / "plain", rows, lift=plain)
     with torch.no_grad():
         queries = Queries(plain(embeddings[:4]), embeddings[:4])
     with pytest.warns(RuntimeWarning, match="all rows of .*plain lie at one depth, .* learn a lift with a head"):
@@ -60,8 +60,8 @@ def test_points_at_one_depth_are_chosen_by_cosine_and_warn(tmp_path: Path) -> No
     assert torch.equal(flat, cosines.topk(8).indices.flip(1))
     torch.manual_seed(0)
     head = HyperbolicLift(6, dim=4)
-    fit_lift(head, embeddings[4:], same_label_pairs(given["label"]), epochs=3)
-    bank = AnchorBank.build(tmp_path / "deep", given, lift=head.eval())
+    fit_lift(head, embeddings[4:], same_label_pairs(rows["label"]), epochs=3)
+    bank = AnchorBank.build(tmp_path / "deep", rows, lift=head.eval())
     with torch.no_grad():
         points = head(embeddings[:4])
     assert not torch.equal(select(bank, Queries(points, embeddings[:4]), 8), flat)

@@ -13,14 +13,14 @@ def test_task_of_the_testbed() -> None:
     assert example.teacher[-1] == example.student[-1]
     parts = [part for message in (*example.teacher, *example.student) for part in message["content"]]
     assert all(set(part) == {"type", part["type"]} for part in parts), "no field that is empty"
-    shown = [part for message in row["teacher"] for part in message["content"]]
-    assert [part[part["type"]] for part in parts[: len(shown)]] == [part[part["type"]] for part in shown]
+    messages = [part for message in row["teacher"] for part in message["content"]]
+    assert [part[part["type"]] for part in parts[: len(messages)]] == [part[part["type"]] for part in messages]
 
 
 def test_examples_end_with_a_query() -> None:
-    asked, said = ({"role": role, "content": "what ?"} for role in ("user", "assistant"))
+    asked, reply = ({"role": role, "content": "what ?"} for role in ("user", "assistant"))
     for teacher, student, message in [
-        ([asked, said], [asked], "Example x: teacher must end with the user's query, got assistant"),
+        ([asked, reply], [asked], "Example x: teacher must end with the user's query, got assistant"),
         ([asked], [], "Example x: student must end with the user's query, got no message"),
     ]:
         with pytest.raises(ValueError, match=message):
