@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from icl.bank.schema import BankError
@@ -82,51 +82,29 @@ def check(condition: str | None, columns: Collection[str]) -> str:
             )
         if token.kind == "comment" or token.is_word(*_REFUSED):
             raise BankError(f"{refused}: {token.value} has no place there")
-    if not _is_balanced(tokens):
+    steps = (token.is_word("(", "[") - token.is_word(")", "]") for token in tokens)
+    depths = list(itertools.accumulate(steps, initial=0))
+    if min(depths) < 0 or depths[-1]:
         raise BankError(f"{refused}: its parentheses do not match")
     names = {name.lower() for name in columns}
     for comparison in _split_comparisons(tokens):
         if not any(_is_column(comparison, i, names) for i in range(len(comparison))):
-            constant = " ".join(token.value for token in comparison) or "an empty condition"
+            constant = " ".join(token.value for token in comparison).strip("() ") or "an empty condition"
             raise BankError(f"{refused}: {constant} names no column, and the columns are {', '.join(columns)}")
     return f"({condition})"
 
 
-def _split_comparisons(tokens: list[_Token]) -> Iterator[list[_Token]]:
-    """Yield the comparisons that AND, OR and NOT join to a condition."""
-    parts = _split_operands(tokens)
-    if len(parts) > 1:
-        for part in parts:
-            yield from _split_comparisons(part)
-    elif tokens and tokens[0].is_word("NOT"):
-        yield from _split_comparisons(tokens[1:])
-    elif tokens and tokens[0].is_word("(") and _is_balanced(tokens[1:-1]):
-        yield from _split_comparisons(tokens[1:-1])
-    else:
-        yield tokens
-
-
-def _is_balanced(tokens: list[_Token]) -> bool:
-    depths = list(
-        itertools.accumulate((token.is_word("(", "[") - token.is_word(")", "]") for token in tokens), initial=0)
-    )
-    return min(depths) >= 0 and depths[-1] == 0
-
-
-def _split_operands(tokens: list[_Token]) -> list[list[_Token]]:
-    """Return the parts between AND and OR outside of parentheses; the AND of a BETWEEN divides nothing."""
-    parts: list[list[_Token]] = [[]]
-    depth, between = 0, 0
+def _split_comparisons(tokens: list[_Token]) -> list[list[_Token]]:
+    """Return the parts that AND and OR join, at any depth of parentheses; the AND of a BETWEEN joins nothing."""
+    comparisons: list[list[_Token]] = [[]]
+    open_betweens = 0
     for token in tokens:
-        depth += token.is_word("(", "[") - token.is_word(")", "]")
-        if not depth and token.is_word("AND", "OR", "XOR"):
-            if not (between and token.is_word("AND")):
-                parts.append([])
-                continue
-            between -= 1
-        between += not depth and token.is_word("BETWEEN")
-        parts[-1].append(token)
-    return parts
+        if token.is_word("AND", "OR", "XOR") and not (token.is_word("AND") and open_betweens):
+            comparisons.append([])
+            continue
+        open_betweens += token.is_word("BETWEEN") - token.is_word("AND")
+        comparisons[-1].append(token)
+    return comparisons
 
 
 def _is_column(tokens: list[_Token], i: int, names: set[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Strategy = Literal["random", "rices", "topk_clip", "hyperbolic"]
-"""How demonstrations are ranked (:mod:`icl.bank.selection.select_rows`)."""
+"""How demonstrations are ranked (:mod:`icl.bank.selection.strategies`)."""
 Order = Literal["nearest_last", "nearest_first", "random"]
 """How demonstrations stand in the prompt (:mod:`icl.bank.selection.select_rows`)."""
 Pairing = Literal["text", "label", "parent"]

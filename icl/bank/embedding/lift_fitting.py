@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,20 +89,18 @@ def disjoint_batches(pairs: Tensor, groups: Tensor | None, size: int, generator:
     order = pairs[torch.randperm(len(pairs), generator=generator)]
     if groups is None:
         return [batch for batch in order.split(size) if len(batch) > 1]
-    batches: list[list[int]] = []
+    batches = defaultdict[int, list[int]](list)
+    next_batch = defaultdict[int, int](int)  # The first batch that may have a group.
     free = 0  # The first batch with room.
-    next_batch: dict[int, int] = {}  # The first batch that may have this group.
     for i, group in enumerate(groups[order[:, 0]].tolist()):
-        number = max(free, next_batch.get(group, 0))
-        while number < len(batches) and len(batches[number]) >= size:
+        number = max(free, next_batch[group])
+        while len(batches[number]) >= size:
             number += 1
-        if number == len(batches):
-            batches.append([])
         batches[number].append(i)
         next_batch[group] = number + 1
-        while free < len(batches) and len(batches[free]) >= size:
+        while len(batches[free]) >= size:
             free += 1
-    return [order[batch] for batch in batches if len(batch) > 1]
+    return [order[batch] for _, batch in sorted(batches.items()) if len(batch) > 1]
 
 
 class _LiftLoss(nn.Module):

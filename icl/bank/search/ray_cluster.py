@@ -100,18 +100,10 @@ def build_bank(
 ) -> AnchorBank:
     """Make the bank that :meth:`AnchorBank.build` makes of the same rows, by processes of Ray.
 
-    A build that was cut short starts from the beginning when it is run again.
-
-    Args:
-        folder: of the bank, which all machines see.
-        rows: what ``AnchorBank.build`` takes, read by this process; or a dataset of Ray, whose blocks never come here
-            and whose rows need an ``id``.
-        embedder: makes the embedder of a worker, such as ``partial(Embedder, "openai/clip-vit-base-patch32")``.
-        lift: as of ``AnchorBank.build``, and so are ``c``, ``on_failure`` and ``progress``.
-        c: the points' curvature is -c, unless a lift brings its own.
-        workers: by default one, without a GPU.
-        on_failure: takes each row that cannot be embedded, which raises a ``BankError`` without it.
-        progress: takes the number of rows that were done since it was called last.
+    The arguments are those of ``AnchorBank.build`` but for three. ``rows`` are read by this process, or are a dataset
+    of Ray, whose blocks never come here and whose rows need an ``id``. ``embedder`` makes the embedder of a worker,
+    such as ``partial(Embedder, "openai/clip-vit-base-patch32")``. ``workers`` are one without a GPU by default. A
+    build that was cut short starts from the beginning when it is run again.
     """
     folder, workers = lance_rows.prepare_folder(folder), workers or RayWorkers()
     uri = folder / ROWS_FOLDER
