@@ -38,6 +38,20 @@ def test_lorentz_radius(dtype: torch.dtype, radius: float, c: float) -> None:
         assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("c", [1e-10, 1e-77, 1e-78, 1e-100, 1e-300, 5e-324])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_nearly_flat(dtype: torch.dtype, c: float) -> None:
+    """As c goes to 0 the maps are those of flat space; none is cut short where all coordinates fit."""
+    v = torch.tensor([1.0, -2.0], dtype=dtype, requires_grad=True)
+    out = lorentz.expmap0(v, c=c)
+    with oracle.digits():
+        assert ulp_error(out, oracle.lorentz.expmap0(oracle.exact(v.detach()), mpf(c))) <= 2
+        far = torch.full((2,), torch.finfo(dtype).max / 4, dtype=dtype)
+        if c < 1e-80 and dtype != torch.float64:
+            assert ulp_error(lorentz.expmap0(far, c=c), oracle.lorentz.expmap0(oracle.exact(far), mpf(c))) <= 2
+    assert torch.allclose(torch.autograd.grad(out.sum(), v)[0].double(), torch.ones(2, dtype=torch.float64), atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_points_stay_finite(dtype: torch.dtype) -> None:
     """What no coordinate of the type can hold is returned as far out as it can be, in the right direction."""

@@ -8,12 +8,18 @@ namespace hyperbolic::HYPERBOLIC_ISA::lorentz {
 // Just above 700: exp(r) is finite in double, and so are the products of it in the pullback of shortening a tangent.
 HYPERBOLIC_CONSTANT double OVERFLOW_RADIUS = 700.5;
 
-// The radius at which a coordinate can reach `largest`, or exp(r) overflows double.
+// Above, log(2 x) is asinh(x) to all digits of Wide.
+HYPERBOLIC_CONSTANT double LOG_REACH = 38.0;
+
+// The radius asinh(sqrt(c) largest) at which a coordinate can reach `largest`, or where exp(r) overflows double.
 template <class S>
 HYPERBOLIC_INLINE S radius_limit(const S& c, const S& largest) {
   using W = PlainOf<S>;
   S limit = scale(log(c), 0.5) + log(largest) + ln2<W>();
-  return head(limit) < OVERFLOW_RADIUS ? limit : number<S>(W(OVERFLOW_RADIUS));
+  if (head(limit) >= OVERFLOW_RADIUS) return number<S>(W(OVERFLOW_RADIUS));
+  if (head(limit) > LOG_REACH) return limit;
+  S reach = sqrt(c) * largest;
+  return reach * asinhc_root(reach * reach);
 }
 
 // sinh(t)/t v, t = sqrt(c)|v|, shortened to where the coordinates are at most `largest`.

@@ -53,11 +53,16 @@ def expmap0(v: Variable, c: Variable, largest: Variable) -> Variable:
 
 # Just above 700: exp(r) is finite in float64, and so are the products of it in the pullback of shortening a tangent.
 _OVERFLOW = 700.5
+# Above, log(2 x) is asinh(x) to all digits of double words.
+_LOG_REACH = 38.0
 
 
 def radius_limit(c: Variable, largest: Variable) -> Variable:
-    """The radius at which a coordinate can reach ``largest``, or exp(r) overflows float64."""
+    """The radius asinh(sqrt(c) ``largest``) at which a coordinate can reach that, or where exp(r) overflows float64."""
     limit = log(sqrt(c)) + log(largest) + LN2
+    far = limit.head > _LOG_REACH
+    reach = sqrt(c) * where(far, 1.0, largest)
+    limit = where(far, limit, reach * asinhc(reach * reach))
     return where(limit.head >= _OVERFLOW, _OVERFLOW, limit)
 
 

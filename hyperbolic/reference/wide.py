@@ -44,7 +44,7 @@ def quick_two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def split(a: Tensor) -> tuple[Tensor, Tensor]:
     """Head and tail of ``a``. By its bits, because Dekker's multiplication by 2^27 + 1 overflows near 1e300."""
-    head = ((a.view(torch.int64) + _HALF) & _HEAD_BITS).view(torch.float64)
+    head = ((a.resolve_neg().view(torch.int64) + _HALF) & _HEAD_BITS).view(torch.float64)
     return head, a - head
 
 
