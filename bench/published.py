@@ -33,7 +33,7 @@ from icl.bank import AnchorBank, Embedder, HyperbolicLift
 from icl.common.files import digest
 from icl.evaluation import EvaluationPlan, Results, evaluate
 from icl.training import TrainingRun, train
-from icl.training.run_configuration import DataSettings, TrainingSettings
+from icl.training.settings import DataSettings, TrainingSettings
 
 Show = Callable[[str, int, int | None], None]
 """Told what is done, and how much of how much of it."""

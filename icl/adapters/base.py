@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from icl.adapters.forward_pass import ForwardPass, HookPoint
 from icl.attention import Decoder, DecoderLayer, Prefix
-from icl.common.configuration import brief, build
+from icl.common.configuration import brief, configuration, parse
 from icl.losses import Objective
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Adapter(nn.Module):
         """Undo :meth:`install`."""
 
 
-@dataclass(frozen=True)
+@configuration
 class AdapterConfig:
     """The options of a method; each subclass registers itself in ``METHODS``.
 
@@ -130,15 +129,13 @@ class AdapterConfig:
         method = values.pop("method", None)
         if not isinstance(method, str) or method not in METHODS:
             raise ValueError(f"adapter: method must be one of {', '.join(sorted(METHODS))}, got {brief(method)}")
-        return build(method, METHODS[method], values)
+        return parse(method, METHODS[method], values)
 
     def select_layers(self, decoder: Decoder) -> list[DecoderLayer]:
         """Return the layers that get one. ``ValueError`` for an index out of range, or one the method cannot act on."""
         count = len(decoder.layers)
-        if self.layers is not None and not isinstance(self.layers, tuple):
-            raise ValueError(f"attach: layers must be a tuple of indices or None, got {self.layers!r}")
         for i in self.layers or ():
-            if type(i) is not int or not 0 <= i < count:
+            if not 0 <= i < count:
                 raise ValueError(f"attach: layers must be from 0 to {count - 1}, got {i}")
             if self.needs_attention and decoder.layers[i].attention is None:
                 able = ", ".join(str(layer.index) for layer in decoder.layers if layer.attention is not None)
@@ -148,16 +145,3 @@ class AdapterConfig:
                 )
         able_to = [layer for layer in decoder.layers if layer.attention is not None or not self.needs_attention]
         return [layer for layer in able_to if self.layers is None or layer.index in self.layers]
-
-
-def one_of(owner: str, name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raise ``ValueError`` for a value that is none of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{owner}: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def positive(owner: str, **sizes: int) -> None:
-    """Raise ``ValueError`` for a size that is no positive int."""
-    for name, value in sizes.items():
-        if type(value) is not int or value <= 0:  # True is an int too
-            raise ValueError(f"{owner}: {name} must be a positive int, got {value!r}")

@@ -21,3 +21,7 @@ Style = Literal["base", "long"]
 """Ways of writing the testbed's chats (:data:`icl.testbed.vocabulary.STYLES`)."""
 Term = Literal["ce", "anchor", "alignment", "relational", "contrastive", "logits", "attention"]
 """Losses that an objective has weights of (:class:`icl.losses.Objective`)."""
+FeatureScale = Literal["unit", "paper", "layer", "lift", "raw"]
+"""How hidden states are scaled before they are compared (:class:`icl.losses.StateLoss`)."""
+StateMetric = Literal["geodesic", "l2"]
+"""Distances between hidden states (:class:`icl.losses.StateLoss`)."""

@@ -1,35 +1,85 @@
-"""JSON files, and dataclasses from what was read of one, unchecked till then; errors name the field and the nearest."""
+"""Settings from outside: dataclasses that check their values, and errors that name the field, what it got and wanted.
+
+A class of settings is declared once, by :func:`configuration`. Its annotations say what each value may be and, by
+``Doc``, what it is for: :func:`parse` checks what was read from a file, :func:`schema` describes the class as JSON
+schema, and the command line makes its options of the same fields (:mod:`icl.cli.options`). Pydantic does the checking.
+It takes a third of a second to import, and is imported when the first settings are made.
+"""
 
 from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache, reduce, wraps
+from operator import or_
 from reprlib import Repr
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from annotated_doc import Doc
+from annotated_types import Ge, Gt, Interval
+from typing_extensions import dataclass_transform
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 T = TypeVar("T")
 
+PositiveInt = Annotated[int, Ge(1)]
+Count = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+Weight = Annotated[float, Ge(0)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+"""A seed that numpy takes."""
+
+_NAMES: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 _repr = Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 80
 
 
-def build(where: str, kind: type[T], values: Any) -> T:
-    """Return the dataclass with these values. ``where`` is their name in the file, for messages.
+@dataclass_transform(frozen_default=True)
+def configuration(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass whose values are checked when it is made, before its ``__post_init__``.
 
-    ``ValueError`` for a field that is not known, is missing, or is of another type.
+    A list becomes a tuple where a tuple is annotated, and the text 5e-3 of YAML a number. ``ValueError`` for a value of
+    another type, outside its bounds, or not finite.
+    """
+    own = getattr(cls, "__post_init__", None)
+    own = getattr(own, "__wrapped__", own)
+
+    def check(self: Any) -> None:
+        if type(self).__post_init__ is check:  # a base class of the class that is made leaves it to that
+            for name, value in _checked(f"{type(self).__name__}: ", type(self), vars(self)).items():
+                object.__setattr__(self, name, value)
+        if own is not None:
+            own(self)
+
+    cls.__post_init__ = check if own is None else wraps(own)(check)  # type: ignore[attr-defined]
+    return dataclass(frozen=True)(cls)
+
+
+def parse(where: str, kind: type[T], values: Any) -> T:
+    """Return the settings of a class with these values, read from a file, where they are called ``where``.
+
+    Values of fields that are settings themselves are parsed too. ``ValueError`` for a field that there is not, with the
+    nearest name, for one that is missing, and for a value that is none of its type.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} must have fields, got {brief(values)}")
     check_names(where, kind, values)
     hints = get_type_hints(kind)
-    return kind(**{name: convert(f"{where}.{name}", hints[name], value) for name, value in values.items()})
+    nested = {
+        name: parse(f"{where}.{name}", part, values[name])
+        for name in values
+        if (part := _settings_of(hints[name])) is not None and isinstance(values[name], Mapping)
+    }
+    return kind(**_checked(f"{where}.", kind, {**values, **nested}))
 
 
 def check_names(where: str, kind: Any, values: Mapping[str, Any]) -> None:
-    """``ValueError`` for fields that the dataclass has not, and for those that it needs and are missing."""
+    """Raise ``ValueError`` for fields that a dataclass has not, and for those that it needs and are missing."""
     known = {f.name: f for f in fields(kind)}
     for name in values:
         if name not in known:
@@ -39,8 +89,35 @@ def check_names(where: str, kind: Any, values: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}: {name} is missing")
 
 
+def schema(kind: Any) -> dict[str, Any]:
+    """Return the JSON schema of a class of settings, with what its fields are for."""
+    from pydantic import TypeAdapter
+
+    described = TypeAdapter(kind).json_schema()
+    parts = {kind.__name__: described, **described.get("$defs", {})}
+    for settings in _nested(kind):
+        for name, hint in get_type_hints(settings, include_extras=True).items():
+            properties = parts[settings.__name__].get("properties", {})
+            if name in properties and (text := documented(hint)):
+                properties[name]["description"] = text
+    return described
+
+
+def _nested(kind: Any) -> Iterator[Any]:
+    """Yield a class of settings, and those of its fields."""
+    yield kind
+    for hint in get_type_hints(kind).values():
+        if (part := _settings_of(hint)) is not None:
+            yield from _nested(part)
+
+
+def documented(hint: Any) -> str | None:
+    """Return what an annotation with ``Doc`` says that its value is for."""
+    return next((part.documentation for part in get_args(hint)[1:] if isinstance(part, Doc)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not known: the one that was meant, or all.
+    """Return the end of a message about a name that is not known: the one that was meant, or all.
 
     >>> nearest("Image", ["image", "question"])
     '; did you mean image?'
@@ -50,7 +127,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def meant(names: Iterable[str], known: Iterable[str]) -> str:
-    """The end of a message about columns: which of them nearly have a name that means something.
+    """Return the end of a message about columns: which of them nearly have a name that means something.
 
     >>> meant(["Image", "Question", "n"], ["image", "question"])
     '; did you mean image by Image and question by Question?'
@@ -60,38 +137,101 @@ def meant(names: Iterable[str], known: Iterable[str]) -> str:
     return f"; did you mean {' and '.join(pairs)}?" if pairs else ""
 
 
-def convert(name: str, kind: Any, value: Any) -> Any:
-    """Return the value as a field of this type has it: a list as a tuple, the text 5e-3 of YAML as a number.
-
-    ``ValueError`` if it is of another type, or a number that is not finite.
-    """
-    origin, kinds = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in kinds:
-            return None
-        (rest,) = [k for k in kinds if k is not type(None)]
-        return convert(name, rest, value)
-    if origin is Literal:
-        if value in kinds:
-            return value
-        raise ValueError(f"{name} must be one of {', '.join(map(str, kinds))}, got {brief(value)}")
-    if origin is tuple:
-        if isinstance(value, list | tuple):
-            return tuple(convert(name, kinds[0], each) for each in value)
-        raise ValueError(f"{name} must be a list, got {brief(value)}")
-    if kind is float and isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-        raise ValueError(f"{name} must be a finite number, got {brief(value)}")
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
-        return value
-    raise ValueError(f"{name} must be of type {kind.__name__}, got {brief(value)}")
-
-
 def brief(value: Any) -> str:
-    """The ``repr`` of a value in a message, cut where it is long or deep."""
+    """Return the ``repr`` of a value for a message, cut where it is long or deep."""
     return _repr.repr(value)
+
+
+@cache
+def _model(kind: Any) -> type[BaseModel]:
+    """Return the model of Pydantic that checks the fields of a dataclass."""
+    from pydantic import ConfigDict, create_model
+
+    rules = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, protected_namespaces=())
+    hints = get_type_hints(kind, include_extras=True)
+    parts: Any = {f.name: (_checkable(hints[f.name]), None) for f in fields(kind)}
+    return create_model(kind.__name__, __config__=rules, **parts)
+
+
+def _checkable(hint: Any) -> Any:
+    """Return the annotation with an instance check in place of settings, which were checked when they were made."""
+    from pydantic import InstanceOf
+
+    origin, arguments = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        return cast("Any", InstanceOf)[hint]
+    if origin is tuple:
+        return tuple[_checkable(arguments[0]), ...]  # type: ignore[misc]
+    if origin in (Union, types.UnionType):
+        return reduce(or_, map(_checkable, arguments))
+    return hint
+
+
+def _checked(prefix: str, kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of fields as the class has them; messages begin with ``prefix`` and the field's name."""
+    from pydantic import ValidationError
+
+    hints = get_type_hints(kind, include_extras=True)
+    try:
+        checked = _model(kind)(**{name: _lenient(hints[name], value) for name, value in values.items()})
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        words = _words(hints[name])
+        close = nearest(values[name], words) if words and isinstance(values[name], str) else ""
+        hint = close if close.startswith("; did") else ""
+        raise ValueError(f"{prefix}{name} must be {_describe(hints[name])}, got {brief(values[name])}{hint}") from None
+    return {name: getattr(checked, name) for name in values}
+
+
+def _lenient(hint: Any, value: Any) -> Any:
+    """Return a list as a tuple, and the text of a number as a number, where the annotation has these."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _lenient(arguments[0], value)
+    if origin in (Union, types.UnionType):
+        return value if value is None else _lenient(next(a for a in arguments if a is not type(None)), value)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_lenient(arguments[0], each) for each in value)
+    if hint is float and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return math.nan
+    return value
+
+
+def _describe(hint: Any) -> str:
+    """Return what a value of an annotation is, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return " ".join(filter(None, [_describe(arguments[0]), *map(_describe_bound, arguments[1:])]))
+    if origin in (Union, types.UnionType):
+        return " or ".join("nothing" if a is type(None) else _describe(a) for a in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin is tuple:
+        return f"a list, each {_describe(arguments[0])}"
+    return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    """Return the texts that an annotation chooses from, if it does."""
+    if get_origin(hint) is Literal:
+        return tuple(word for word in get_args(hint) if isinstance(word, str))
+    return tuple(word for part in get_args(hint) for word in _words(part))
+
+
+def _describe_bound(part: Any) -> str:
+    if isinstance(part, Gt):
+        return f"above {part.gt}"
+    if isinstance(part, Ge):
+        return f"of {part.ge} or more"
+    if isinstance(part, Interval):
+        low = f"from {part.ge}" if part.ge is not None else f"above {part.gt}"
+        return f"{low} up to {part.le}" if part.le is not None else f"{low} to below {part.lt}"
+    return ""
+
+
+def _settings_of(hint: Any) -> Any:
+    """Return the class of settings that an annotation names, alone or beside ``None``."""
+    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)

@@ -6,15 +6,14 @@ of student and teacher at the :class:`QueryTokens` of a batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from icl.common.choices import Term
+from icl.common.choices import FeatureScale, StateMetric, Term
+from icl.common.configuration import PositiveFloat, PositiveInt, Weight, configuration
 from icl.losses.outputs import IGNORED, answer_cross_entropy, attention_kl, logit_kl
 from icl.losses.states import AnchorLoss, ContrastiveLoss, RelationalLoss, StateLoss
 
@@ -22,7 +21,7 @@ TERMS = get_args(Term)
 _OF_STATES = ("anchor", "alignment", "relational", "contrastive")
 
 
-@dataclass(frozen=True)
+@configuration
 class Objective:
     """Weights of the losses, and how states are compared. The weights that are named count, and nothing else.
 
@@ -47,31 +46,28 @@ class Objective:
     ({'ce': 0.5, 'anchor': 1.0}, {'anchor': 1.0}, {'ce': 1.0})
     """
 
-    # None is never seen from outside: whether a weight was named is known only until __post_init__.
-    ce: float = None  # type: ignore[assignment]
-    anchor: float = None  # type: ignore[assignment]
-    alignment: float = None  # type: ignore[assignment]
-    relational: float = None  # type: ignore[assignment]
-    contrastive: float = None  # type: ignore[assignment]
-    logits: float = None  # type: ignore[assignment]
-    attention: float = None  # type: ignore[assignment]
+    ce: Weight | None = None
+    anchor: Weight | None = None
+    alignment: Weight | None = None
+    relational: Weight | None = None
+    contrastive: Weight | None = None
+    logits: Weight | None = None
+    attention: Weight | None = None
 
-    feature_scale: str | None = None
-    metric: str = "geodesic"
-    c: float = 0.1
+    feature_scale: FeatureScale | None = None
+    metric: StateMetric = "geodesic"
+    c: PositiveFloat = 0.1
     learn_curvature: bool = False
-    dim: int | None = None
+    dim: PositiveInt | None = None
     layers: tuple[int, ...] | None = None
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         named = [name for name in TERMS if getattr(self, name) is not None]
         for name in TERMS:
-            weight: Any = getattr(self, name) if named else float(name == "ce")
-            weight = 0.0 if weight is None else weight
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-                raise ValueError(f"Objective: {name} must be zero or a positive weight, got {weight!r}")
-            object.__setattr__(self, name, float(weight))
+            # A weight that is not named is zero, and the cross-entropy's is one where none is named.
+            weight = getattr(self, name) if named else float(name == "ce")
+            object.__setattr__(self, name, 0.0 if weight is None else weight)
         if not self.terms:
             raise ValueError("Objective: at least one weight must be positive, got none")
 

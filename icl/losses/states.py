@@ -11,16 +11,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from hyperbolic import lorentz, pairwise
 from icl.common.bounded import TEMPERATURE_BOUNDS, bounded, unbounded
+from icl.common.choices import FeatureScale, StateMetric
 
-METRICS = ("geodesic", "l2")
-FEATURE_SCALES = ("unit", "paper", "layer", "lift", "raw")
+METRICS = get_args(StateMetric)
+FEATURE_SCALES = get_args(FeatureScale)
 COMPACT = ("unit", "layer", "lift")
 """Scales of radius about 1. Points at the radius of the others have no coordinates in float32, so between them there is
 the distance of a pair of tangents, but no matrix of distances."""

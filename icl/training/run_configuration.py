@@ -14,85 +14,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from icl.adapters import METHODS, AdapterConfig
-from icl.common.choices import Strategy
-from icl.common.configuration import brief, build, check_names, convert, nearest
+from icl.common.configuration import brief, check_names, configuration, nearest, parse
 from icl.losses import TERMS, Objective
-from icl.training.splits import DemonstrationSettings
+from icl.training.settings import DataSettings, TrainingSettings
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """Rows to learn from, and what is shown before each.
-
-    Args:
-        train, dev: paths, or tasks of the testbed. Without ``dev`` the last epoch is taken.
-        samples: how many rows of ``train`` are used, drawn by the seed; ``None`` for all.
-        shots: demonstrations that the teacher sees; ``None`` is 8, or all that a task of the testbed brings.
-        strategy: how they are chosen (:func:`icl.bank.select`); "random" draws anew in every epoch.
-        pool, bank, prompt, system: of :class:`icl.training.DemonstrationSettings`; the default pool is ``train``.
-    """
-
-    train: str
-    dev: str | None = None
-    samples: int | None = None
-    shots: int | None = None
-    strategy: Strategy = "random"
-    pool: str | None = None
-    bank: str | None = None
-    prompt: str = "{question}"
-    system: str | None = None
-
-    @property
-    def demonstrations(self) -> DemonstrationSettings:
-        return DemonstrationSettings(self.pool or self.train, self.bank, self.prompt, self.system)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How it is learned, beyond the papers' defaults (:func:`icl.training.training_arguments`).
-
-    Args:
-        epochs: at the end of each, ``dev`` is looked at.
-        steps: of the optimiser, instead of ``epochs``.
-        batch_size: examples in memory at a time; a step takes ``accumulation`` times as many.
-        learning_rate: of AdamW, at the height of a cosine. ``None`` looks for one by short trainings
-            (:mod:`icl.training.learning_rate`): what is right for one base and method is not for others.
-        choose_by: what of ``dev`` decides which epoch is kept: the least loss, or the most answers whose tokens are
-            all right.
-        seed: of the parameters' start, the order of examples and their demonstrations.
-        cache: keep the teacher's states on disk, for demonstrations that are the same in each epoch.
-    """
-
-    epochs: float = 5.0
-    steps: int | None = None
-    learning_rate: float | None = None
-    batch_size: int = 8
-    accumulation: int = 1
-    choose_by: Literal["loss", "accuracy"] = "loss"
-    seed: int = 0
-    bf16: bool = False
-    checkpointing: bool = False
-    cache: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "learning_rate", "batch_size", "accumulation"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"training.{name} must be positive, got {value}")
-        if self.learning_rate is not None and self.learning_rate > 1:
-            raise ValueError(f"training.learning_rate must be at most 1, got {self.learning_rate}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"training.seed must be from 0 to 2**32 - 1, got {self.seed}")
-
-
-@dataclass(frozen=True)
+@configuration
 class TrainingRun:
     """All that is needed to do it again.
 
@@ -119,11 +53,11 @@ class TrainingRun:
         given = values["method"]
         objective = values.get("objective")
         return cls(
-            convert("model", str, values["model"]),
-            build("data", DataSettings, values["data"]),
+            values["model"],
+            parse("data", DataSettings, values["data"]),
             tuple(_method(each) for each in (given if isinstance(given, list) and given else [given])),
-            None if objective is None else build("objective", Objective, objective),
-            build("training", TrainingSettings, {} if values.get("training") is None else values["training"]),
+            None if objective is None else parse("objective", Objective, objective),
+            parse("training", TrainingSettings, {} if values.get("training") is None else values["training"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,4 +142,4 @@ def _method(given: Any) -> AdapterConfig:
     name = values["name"]
     if name not in METHODS:
         raise ValueError(f"method: there is no {brief(name)}{nearest(name, METHODS)}")
-    return build("method", METHODS[name], {k: v for k, v in values.items() if k != "name"})
+    return parse("method", METHODS[name], {k: v for k, v in values.items() if k != "name"})

@@ -10,7 +10,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,29 +20,13 @@ from icl.common.choices import Strategy
 from icl.common.files import digest, digest_file
 from icl.common.sources import find_source
 from icl.data import Example, Examples, Records, refuse_overlap
+from icl.training.settings import DemonstrationSettings
 
 if TYPE_CHECKING:
     from icl.bank import AnchorBank, Queries
 
 SHOTS = 8
 """Demonstrations where their number is not told, Hyper-ICL's for Idefics2."""
-
-
-@dataclass(frozen=True)
-class DemonstrationSettings:
-    """How a query is asked, and where demonstrations before it come from.
-
-    Args:
-        pool: rows that demonstrations are taken from.
-        bank: of these rows, for strategies that compare (``icl bank build``).
-        prompt: what is asked after the images, with fields of the row.
-        system: a message before all others.
-    """
-
-    pool: str | None = None
-    bank: str | None = None
-    prompt: str = "{question}"
-    system: str | None = None
 
 
 def open_split(name: str, split: str, demonstrations: DemonstrationSettings) -> Split:

@@ -129,14 +129,14 @@ class Teacher:
 
     def _run(self, model: nn.Module, batch: Mapping[str, Any], query: QueryTokens) -> ModelStates:
         with torch.no_grad(), self.adapters.off(), _evaluating(model), ExitStack() as stack:
-            logits = self.objective.logits > 0
+            logits = "logits" in self.objective.terms
             return observe_states(model, self.adapters, batch, "teacher", query, self.objective, logits, stack)
 
     def _name_states(self, model: nn.Module) -> str:
         """Return a digest of the base and of what is asked of it."""
         if self._versions != (versions := _read_versions(model)):
             o = self.objective
-            asked = [o.compares_states, o.attention > 0, o.logits > 0, o.layers, self.precision]
+            asked = [o.compares_states, "attention" in o.terms, "logits" in o.terms, o.layers, self.precision]
             self._name, self._versions = digest(json.dumps([FORMAT, fingerprint(model), *asked])), versions
         return self._name
 

@@ -214,7 +214,7 @@ class DistillTrainer(Trainer):
             self.adapters.activate(self.adapter)
         self.losses.train(model.training)
         teacher = self.teacher(self.adapters.model, inputs, query) if self.objective.needs_teacher else None
-        logits = logits or self.objective.ce > 0 or self.objective.logits > 0
+        logits = logits or not {"ce", "logits"}.isdisjoint(self.objective.terms)
         student = observe_states(model, self.adapters, inputs, "student", query, self.objective, logits, stack)
         terms = self.losses(student, teacher, query)
         return torch.stack([terms[name].float() for name in self.objective.terms]), student

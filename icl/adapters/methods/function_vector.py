@@ -9,14 +9,13 @@ answers of others, and the head puts out its mean of proper prompts instead at t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer, positive
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
 from icl.adapters.container import Adapters
 from icl.adapters.fitting import (
     FittedAdapter,
@@ -30,6 +29,7 @@ from icl.adapters.fitting import (
     mean_over_prompts,
 )
 from icl.attention import Decoder, DecoderLayer
+from icl.common.configuration import PositiveInt, configuration
 
 
 class _Layer(LastTokenLayer):
@@ -128,7 +128,7 @@ class _HeadPatch(AdapterLayer):
         return self.change(output)
 
 
-@dataclass(frozen=True)
+@configuration
 class FunctionVectorConfig(AdapterConfig):
     """No parameters to train: :func:`icl.adapters.fit` sets one vector of width d.
 
@@ -137,16 +137,13 @@ class FunctionVectorConfig(AdapterConfig):
         heads: how many are summed, from whichever layers.
     """
 
-    heads: int = 10
+    heads: PositiveInt = 10
 
     method: ClassVar[str] = "function_vector"
     adapter_type: ClassVar[type[Adapter]] = FunctionVector
     layer_type: ClassVar[type] = _Layer
     fitted: ClassVar[bool] = True
     needs_attention: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        positive("FunctionVectorConfig", heads=self.heads)
 
     def select_layers(self, decoder: Decoder) -> list[DecoderLayer]:
         """Return the layers of ``layers``, or the one a third of the way down."""

@@ -13,7 +13,6 @@ There is no T x T matrix: a token has a row of H as long as there are segments, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from hyperbolic import lorentz, pairwise
-from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer, one_of
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
 from icl.adapters.container import Adapters
 from icl.attention import LayerShape
+from icl.common.configuration import PositiveFloat, configuration
 
 
 class HierarchyBias(Adapter):
@@ -133,7 +133,7 @@ class _Layer(AdapterLayer):
         return self.weight[:, None, None] * rows[:, None], columns[:, None]
 
 
-@dataclass(frozen=True)
+@configuration
 class HierarchyBiasConfig(AdapterConfig):
     """One parameter a head, lambda.
 
@@ -143,13 +143,8 @@ class HierarchyBiasConfig(AdapterConfig):
     """
 
     kind: Literal["neg_dist", "inverse", "bilinear"] = "neg_dist"
-    c: float = 1.0
+    c: PositiveFloat = 1.0
 
     method: ClassVar[str] = "hierarchy_bias"
     adapter_type: ClassVar[type[Adapter]] = HierarchyBias
     layer_type: ClassVar[type] = _Layer
-
-    def __post_init__(self) -> None:
-        one_of("HierarchyBiasConfig", "kind", self.kind, ("neg_dist", "inverse", "bilinear"))
-        if not 0 < self.c < math.inf:
-            raise ValueError(f"HierarchyBiasConfig: c must be positive and finite, got {self.c}")

@@ -7,14 +7,14 @@ for each query head. Virtual keys get no rotation: they are as near to one token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import AdapterConfig, AdapterLayer, one_of, positive
+from icl.adapters.base import AdapterConfig, AdapterLayer
 from icl.attention import LayerShape, Prefix
+from icl.common.configuration import PositiveInt, configuration
 
 _STD = 0.01
 
@@ -49,7 +49,7 @@ class _Rows(nn.Module):
         return self.right if self.left is None else self.left @ self.right
 
 
-@dataclass(frozen=True)
+@configuration
 class HiFICLConfig(AdapterConfig):
     """2 (n r + r dh) parameters a head.
 
@@ -63,8 +63,8 @@ class HiFICLConfig(AdapterConfig):
         mass: "shared" by virtual and other keys as one softmax does, or "added": the others keep all of theirs.
     """
 
-    tokens: int = 8
-    rank: int = 8
+    tokens: PositiveInt = 8
+    rank: PositiveInt = 8
     factorise: Literal["both", "keys", "values", "none"] = "both"
     start: Literal["paper", "identity"] = "paper"
     mass: Literal["shared", "added"] = "shared"
@@ -73,9 +73,5 @@ class HiFICLConfig(AdapterConfig):
     layer_type: ClassVar[type] = _Layer
 
     def __post_init__(self) -> None:
-        positive("HiFICLConfig", tokens=self.tokens, rank=self.rank)
-        one_of("HiFICLConfig", "factorise", self.factorise, ("both", "keys", "values", "none"))
-        one_of("HiFICLConfig", "start", self.start, ("paper", "identity"))
-        one_of("HiFICLConfig", "mass", self.mass, ("shared", "added"))
         if self.mass == "added" and self.start == "identity":
             raise ValueError('HiFICLConfig: mass "added" is the identity at the start already; start must be "paper"')

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from icl.adapters.base import AdapterConfig, AdapterLayer, one_of, positive
+from icl.adapters.base import AdapterConfig, AdapterLayer
 from icl.attention import LayerShape
+from icl.common.configuration import PositiveInt, configuration
 from icl.losses import Objective
 
 _STD = 0.02
@@ -65,7 +65,7 @@ class _Layer(AdapterLayer):
         return torch.sigmoid(bias)
 
 
-@dataclass(frozen=True)
+@configuration
 class HyperICLConfig(AdapterConfig):
     """2 dh r + dh + 1 parameters a head.
 
@@ -75,15 +75,10 @@ class HyperICLConfig(AdapterConfig):
         correct: "scores", or "output" for the same correction of what a head puts out instead.
     """
 
-    rank: int = 4
+    rank: PositiveInt = 4
     gate: Literal["token", "head", "layer"] = "token"
     correct: Literal["scores", "output"] = "scores"
 
     method: ClassVar[str] = "hyper_icl"
     layer_type: ClassVar[type] = _Layer
     objective: ClassVar[Objective] = Objective(anchor=1.0, ce=0.5)
-
-    def __post_init__(self) -> None:
-        positive("HyperICLConfig", rank=self.rank)
-        one_of("HyperICLConfig", "gate", self.gate, ("token", "head", "layer"))
-        one_of("HyperICLConfig", "correct", self.correct, ("scores", "output"))

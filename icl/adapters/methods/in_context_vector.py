@@ -8,8 +8,6 @@ and without demonstrations, those of all layers side by side, and v_l its part f
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import ClassVar, cast
 
@@ -24,6 +22,7 @@ from icl.adapters.fitting import FittedAdapter, FittingPrompts, Progress, last_t
 from icl.adapters.forward_pass import ForwardPass
 from icl.adapters.methods.live import turn
 from icl.attention import LayerShape
+from icl.common.configuration import PositiveFloat, configuration
 
 
 class _Layer(AdapterLayer):
@@ -70,21 +69,17 @@ def principal_direction(rows: Tensor) -> Tensor:
     return direction * (1 if rows.mean(0) @ direction >= 0 else -1)
 
 
-@dataclass(frozen=True)
+@configuration
 class InContextVectorConfig(AdapterConfig):
     """No parameters to train: :func:`icl.adapters.fit` sets one vector of width d a layer.
 
     ``strength`` is the length of what is added, in units of the state's.
     """
 
-    strength: float = 0.1
+    strength: PositiveFloat = 0.1
 
     method: ClassVar[str] = "in_context_vector"
     adapter_type: ClassVar[type[Adapter]] = InContextVector
     layer_type: ClassVar[type] = _Layer
     fitted: ClassVar[bool] = True
     needs_attention: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength < math.inf:
-            raise ValueError(f"InContextVectorConfig: strength must be positive and finite, got {self.strength}")

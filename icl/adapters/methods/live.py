@@ -7,7 +7,6 @@ at the output of the decoder layer, at every token: demonstrations shift states 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from torch.linalg import vector_norm
 from icl.adapters.base import AdapterConfig, AdapterLayer
 from icl.adapters.forward_pass import ForwardPass
 from icl.attention import LayerShape
+from icl.common.configuration import configuration
 from icl.losses import Objective
 
 _STD = 0.01
@@ -46,7 +46,7 @@ def turn(hidden: Tensor, shift: Tensor) -> Tensor:
     return moved * scale
 
 
-@dataclass(frozen=True)
+@configuration
 class LIVEConfig(AdapterConfig):
     """d + 1 parameters a layer."""
 

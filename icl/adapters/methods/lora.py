@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -17,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
-from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer, positive
+from icl.adapters.base import Adapter, AdapterConfig, AdapterLayer
 from icl.adapters.forward_pass import HookPoint
 from icl.attention import Decoder, DecoderLayer, LayerShape, internals
+from icl.common.configuration import PositiveInt, configuration
 
 if TYPE_CHECKING:
     from icl.adapters.container import Adapters
@@ -130,7 +130,7 @@ def _find(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
+@configuration
 class LoRAConfig(AdapterConfig):
     """r (in + out) parameters a projection.
 
@@ -141,13 +141,10 @@ class LoRAConfig(AdapterConfig):
             all in self-attention.
     """
 
-    rank: int = 8
-    alpha: int = 16
+    rank: PositiveInt = 8
+    alpha: PositiveInt = 16
     targets: tuple[str, ...] | None = None
 
     method: ClassVar[str] = "lora"
     adapter_type: ClassVar[type[Adapter]] = LoRA
     layer_type: ClassVar[type] = _Factors
-
-    def __post_init__(self) -> None:
-        positive("LoRAConfig", rank=self.rank, alpha=self.alpha)

@@ -9,14 +9,14 @@ to.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from icl.adapters.base import AdapterConfig, AdapterLayer, one_of
+from icl.adapters.base import AdapterConfig, AdapterLayer
 from icl.attention import LayerShape
+from icl.common.configuration import configuration
 from icl.losses import Objective
 
 _STD = 0.02
@@ -45,7 +45,7 @@ class _Layer(AdapterLayer):
         return output.float() + share[..., None] * self.direction
 
 
-@dataclass(frozen=True)
+@configuration
 class MimICConfig(AdapterConfig):
     """2 dh + 1 parameters a head.
 
@@ -60,7 +60,3 @@ class MimICConfig(AdapterConfig):
     method: ClassVar[str] = "mimic"
     layer_type: ClassVar[type] = _Layer
     objective: ClassVar[Objective] = Objective(alignment=1.0, ce=0.5)
-
-    def __post_init__(self) -> None:
-        one_of("MimICConfig", "direction", self.direction, ("head", "layer"))
-        one_of("MimICConfig", "mass", self.mass, ("query", "constant"))

@@ -8,7 +8,6 @@ at one layer l, the one that gives the best answers without demonstrations.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
@@ -25,6 +24,7 @@ from icl.adapters.fitting import (
     last_token_outputs,
     mean_over_prompts,
 )
+from icl.common.configuration import configuration
 
 
 class _Layer(LastTokenLayer):
@@ -65,7 +65,7 @@ def _score(adapters: Adapters, name: str, prompts: FittingPrompts, progress: Pro
     return right, likelihood
 
 
-@dataclass(frozen=True)
+@configuration
 class TaskVectorConfig(AdapterConfig):
     """No parameters to train: :func:`icl.adapters.fit` sets one vector of width d.
 

@@ -175,9 +175,9 @@ def test_errors() -> None:
     adapters.add([FunctionVectorConfig(heads=13)], "many")
     with pytest.raises(ValueError, match="at most the 12 there are, got 13"):
         fit(adapters, "many", **given)
-    with pytest.raises(ValueError, match="heads must be a positive int, got 0"):
+    with pytest.raises(ValueError, match="heads must be a whole number of 1 or more, got 0"):
         FunctionVectorConfig(heads=0)
-    with pytest.raises(ValueError, match="strength must be positive"):
+    with pytest.raises(ValueError, match="strength must be a finite number above 0"):
         InContextVectorConfig(strength=float("nan"))
 
 

@@ -110,7 +110,7 @@ def renamed(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor
         (lambda f: rewrite(f, parts=[{"method": "mimic", "mass": 2}]), "mass must be one of query, constant, got 2"),
         (
             lambda f: rewrite(f, parts=[{"method": "hyper_icl", "rank": "4"}]),
-            "hyper_icl.rank must be of type int, got '4'",
+            "hyper_icl.rank must be a whole number of 1 or more, got '4'",
         ),
         (lambda f: rewrite(f, parts=[{"method": "mimic", "layers": [9]}]), "layers must be from 0 to 2, got 9"),
         (lambda f: rewrite(f, parts=[{"method": "mimic", "layers": 1}]), "layers"),

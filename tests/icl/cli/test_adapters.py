@@ -27,7 +27,8 @@ from icl.testbed.vocabulary import WORDS
 from icl.training.execution import train
 from icl.training.fitting import shuffle_answers
 from icl.training.run_configuration import TrainingRun, describe_method, read_yaml
-from icl.training.splits import DemonstrationSettings, FileSplit, sample
+from icl.training.settings import DemonstrationSettings
+from icl.training.splits import FileSplit, sample
 
 
 def run(*args: Any, code: int = 0) -> Result:
@@ -378,14 +379,17 @@ ERRORS = [
     ({"method": {"name": "mimic", "rank": 4}}, "method: there is no 'rank'"),
     ({"method": {"rank": 4}}, "method must be a name"),
     ({"method": {"name": "hyper_icl", "gate": "row"}}, "method.gate must be one of token, head, layer, got 'row'"),
-    ({"method": {"name": "hyper_icl", "rank": 0}}, "rank must be a positive int"),
+    ({"method": {"name": "hyper_icl", "rank": 0}}, "rank must be a whole number of 1 or more"),
     ({"objective": {"anchors": 1}}, "objective: there is no 'anchors'; did you mean anchor?"),
     ({"objective": {"anchor": 0}}, "at least one weight must be positive"),
-    ({"training": {"learning_rate": "fast"}}, "training.learning_rate must be a finite number, got 'fast'"),
-    ({"training": {"bf16": 1}}, "training.bf16 must be of type bool, got 1"),
-    ({"training": {"steps": True}}, "training.steps must be of type int, got True"),
-    ({"training": {"epochs": 0}}, "training.epochs must be positive, got 0"),
-    ({"training": {"seed": -1}}, "training.seed must be from 0 to 2**32 - 1, got -1"),
+    (
+        {"training": {"learning_rate": "fast"}},
+        "learning_rate must be a finite number above 0 up to 1 or nothing, got 'fast'",
+    ),
+    ({"training": {"bf16": 1}}, "training.bf16 must be true or false, got 1"),
+    ({"training": {"steps": True}}, "training.steps must be a whole number of 1 or more or nothing, got True"),
+    ({"training": {"epochs": 0}}, "training.epochs must be a finite number above 0, got 0"),
+    ({"training": {"seed": -1}}, "training.seed must be a whole number from 0 to below 4294967296, got -1"),
     ({"data": {"train": "t", "strategy": "nearest"}}, "data.strategy must be one of random, rices"),
 ]
 

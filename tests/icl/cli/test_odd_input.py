@@ -27,8 +27,9 @@ from icl.bank.embedding.lift import HyperbolicLift
 from icl.bank.schema import BankError
 from icl.cli.app import app
 from icl.losses.objective import Objective
-from icl.training.run_configuration import DataSettings, TrainingRun, TrainingSettings, read_yaml
+from icl.training.run_configuration import TrainingRun, read_yaml
 from icl.training.run_folder import read_run
+from icl.training.settings import DataSettings, TrainingSettings
 from tests.icl.cli.test_app import points, write_rows
 
 ODD: list[Any] = [

@@ -405,7 +405,8 @@ def record_untrained(here: Path) -> float:
     """The loss of dev of HiFICL at its start, which does next to nothing: that of the base."""
     from icl import testbed
     from icl.prompts.collator import Collator
-    from icl.training.splits import DemonstrationSettings, FileSplit
+    from icl.training.settings import DemonstrationSettings
+    from icl.training.splits import FileSplit
 
     model, processor = testbed.load()
     asked = FileSplit("dev.jsonl", DemonstrationSettings()).examples(0)

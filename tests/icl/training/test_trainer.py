@@ -369,7 +369,7 @@ def test_arguments(tmp_path: Path) -> None:
         trainer(start(), tmp_path, examples(), label_smoothing_factor=0.1)
     with pytest.raises(ValueError, match="data_collator must be a Collator, got int"):
         DistillTrainer(start(), training_arguments(tmp_path, use_cpu=True), data_collator=1)
-    with pytest.raises(ValueError, match="anchor must be zero or a positive weight, got -1"):
+    with pytest.raises(ValueError, match="anchor must be a finite number of 0 or more or nothing, got -1"):
         Objective(anchor=-1)
     with pytest.raises(ValueError, match="at least one weight"):
         Objective(ce=0.0)

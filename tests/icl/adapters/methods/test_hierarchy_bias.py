@@ -234,7 +234,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="kind must be one of neg_dist, inverse, bilinear, got 'cosine'"):
         HierarchyBiasConfig(kind=cast(Any, "cosine"))
     for c in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="c must be positive and finite, got"):
+        with pytest.raises(ValueError, match="c must be a finite number above 0, got"):
             HierarchyBiasConfig(c=c)
     model = zoo.make("llava")
     _, hierarchy = attach_bias(model)

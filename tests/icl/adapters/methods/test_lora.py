@@ -273,7 +273,7 @@ def test_a_lora_of_the_model_itself_stays() -> None:
 
 def test_errors() -> None:
     for settings in ({"rank": 0}, {"alpha": -1}, {"rank": 2.5}):
-        with pytest.raises(ValueError, match=r"LoRAConfig: (rank|alpha) must be a positive int"):
+        with pytest.raises(ValueError, match=r"LoRAConfig: (rank|alpha) must be a whole number of 1 or more"):
             LoRAConfig(**settings)
     model = zoo.make("llava")
     adapters = attach(model, LIVEConfig())
