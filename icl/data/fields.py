@@ -92,9 +92,8 @@ def conform_batch(batch: pa.RecordBatch, columns: pa.Schema) -> pa.RecordBatch:
 def convert_batch(batch: pa.RecordBatch, prompts: bool) -> pa.RecordBatch:
     """Return the batch with each column as what it is for; those that are null in every row stay so.
 
-    Args:
-        prompts: whether every column of single values becomes text, as a prompt's template has it. Else only
-            ``TEXT_COLUMNS`` and ``LIST_COLUMNS`` do, and others keep numbers and dates, which filters compare.
+    With ``prompts`` every column of single values becomes text, as a prompt's template has it. Without, only
+    ``TEXT_COLUMNS`` and ``LIST_COLUMNS`` do, and others keep numbers and dates, which filters compare.
     """
     batch.validate(full=True)  # reading a damaged file goes through, and what is done with it then crashes
     names = batch.schema.names

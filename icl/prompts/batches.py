@@ -62,6 +62,7 @@ class BatchMerger:
         self.collator = collator
 
     def __call__(self, items: Sequence[Example | CollatedBatch]) -> CollatedBatch:
+        """Return the batch of all items."""
         batches = [self.collator([item]) if isinstance(item, Example) else item for item in items]
         names = [name for name in batches[0] if self.collator.teacher or name not in _OF_TEACHER]
         return {name: self._merge([batch[name] for batch in batches], name) for name in names}

@@ -78,6 +78,7 @@ class Collator:
         self.chat = ChatTemplate(processor)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Return the batch of these examples."""
         teachers, students = self._write_prompts(examples)
         queries = self._tokenize_queries(students)
         answers = [

@@ -48,7 +48,11 @@ def observe_states(
 
     Args:
         model: that of the adapters, or one that wraps it.
+        adapters: record what its layers do.
+        batch: of :class:`icl.prompts.Collator`.
         role: whose prompts, "student" or "teacher".
+        query: the tokens of the batch that states are taken at.
+        objective: says what is compared.
         logits: whether logits are wanted. They are computed at the window alone, or at one token if not: for a prompt
             of thousands of tokens they would be the largest tensor of all.
         stack: layers are recorded until it is closed. With checkpointing this must be after the backward, which runs

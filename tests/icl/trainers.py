@@ -14,6 +14,7 @@ from icl import testbed
 from icl.adapters import HyperICLConfig, attach
 from icl.data.examples import Example
 from icl.losses.objective import Objective
+from icl.prompts.batches import CollatedExamples
 from icl.prompts.collator import Collator
 from icl.testbed.tasks import load_split
 from icl.training.arguments import training_arguments
@@ -37,6 +38,12 @@ def mixed(n: int = 16) -> list[Example]:
     return [replace(e, answer=None, references=()) if i % 3 == 0 else e for i, e in enumerate(made)]
 
 
+@cache
+def collated(mixture: bool = True) -> CollatedExamples:
+    """Those of :func:`mixed` or :func:`examples`, collated once for all trainers that keep examples in memory."""
+    return CollatedExamples(mixed() if mixture else examples(), collator())
+
+
 def collator() -> Collator:
     return Collator(testbed.load()[1])
 
@@ -54,6 +61,7 @@ def start(config: Any = None, seed: int = 0, noise: float = 0.0, dtype: torch.dt
 
 def trainer(model: Any, folder: Path, data: Any, objective: Objective | None = None, **settings: Any) -> Any:
     own = ("eval_dataset", "teacher_cache", "keep_in_memory", "compute_metrics", "adapter", "callbacks")
+    settings.setdefault("keep_in_memory", isinstance(data, CollatedExamples))
     options = {name: settings.pop(name) for name in own if name in settings}
     defaults = {"per_device_train_batch_size": 4, "max_steps": 4, "save_strategy": "no", "logging_steps": 1}
     args = training_arguments(folder, **{**defaults, "disable_tqdm": True, "use_cpu": True, **settings})

@@ -14,21 +14,19 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from icl import testbed
-from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LIVEConfig
+from icl.adapters import Adapters, HiFICLConfig
 from icl.bank.anchor_bank import AnchorBank
 from icl.cli.app import app
 from icl.data.overlap import refuse_overlap
 from icl.data.records import Records
-from icl.losses.objective import Objective
 from icl.prompts.collator import Collator
 from icl.testbed import images
 from icl.testbed.source import TaskSplit
 from icl.testbed.vocabulary import WORDS
 from icl.training.execution import train
-from icl.training.fitting import shuffle_answers
-from icl.training.run_configuration import TrainingRun, describe_method, read_yaml
+from icl.training.run_configuration import TrainingRun
 from icl.training.settings import DemonstrationSettings
-from icl.training.splits import FileSplit, sample
+from icl.training.splits import FileSplit
 
 
 def run(*args: Any, code: int = 0) -> Result:
@@ -189,14 +187,6 @@ def test_methods_without_training(here: Path) -> None:
         assert "chosen" not in told
         tensors = load_file(f"{method}/adapter_model.safetensors")
         assert all(tensor.any() for tensor in tensors.values())
-
-
-def test_shuffled_demonstrations_have_the_answers_of_others() -> None:
-    example = TaskSplit("options", "dev").examples(4)[0]
-    pair = example, shuffle_answers(example)
-    said, others = ([m["content"] for m in e.teacher if m["role"] == "assistant"] for e in pair)
-    assert others == said[1:] + said[:1]
-    assert shuffle_answers(example).teacher[::2] == example.teacher[::2]
 
 
 def test_what_a_reader_has_to_know_is_noted(here: Path) -> None:
@@ -475,55 +465,6 @@ def test_columns_nearly_right_get_the_right_name(columns: dict[str, str], hint: 
 )
 def test_wrong_usage_is_explained(args: list[str], message: str, here: Path) -> None:
     assert message in run(*args, code=2).stderr
-
-
-@pytest.mark.parametrize(
-    ("named", "terms"),
-    [
-        ({"anchor": 1}, {"anchor": 1}),
-        ({"anchor": 1, "ce": 0.5}, {"ce": 0.5, "anchor": 1}),
-        ({"logits": 2, "ce": 0}, {"logits": 2}),
-        ({"ce": 2}, {"ce": 2}),
-        ({"c": 0.5}, {"ce": 1}),
-        ({}, {"ce": 1}),
-    ],
-)
-def test_no_weights_but_those_named(named: dict[str, float], terms: dict[str, float]) -> None:
-    """In Python and in YAML."""
-    values = {"model": "m", "data": {"train": "t"}, "method": "hyper_icl", "objective": named}
-    assert Objective(**named).terms == terms  # type: ignore[arg-type]
-    assert TrainingRun.from_dict(values).aim == Objective(**named)  # type: ignore[arg-type]
-
-
-def test_labels_tell_runs_apart() -> None:
-    base = {"model": "m", "data": {"train": "t"}, "method": "hyper_icl"}
-    assert TrainingRun.from_dict(base).label == "hyper_icl"
-    both = TrainingRun.from_dict({**base, "method": ["hyper_icl", {"name": "hificl", "tokens": 4}]})
-    assert both.label == "hyper_icl + hificl tokens=4"
-    assert both.aim == HyperICLConfig.objective
-    other = TrainingRun.from_dict({**base, "objective": {"anchor": 1, "c": 1}})
-    assert other.label == "hyper_icl, anchor=1 c=1.0"
-    # what the method has anyway is not told
-    assert TrainingRun.from_dict({**base, "objective": {"anchor": 1, "ce": 0.5}}).label == "hyper_icl"
-    assert describe_method(LIVEConfig(layers=(0, 2))) == "live layers=(0,2)"
-
-
-def test_yaml_that_is_none(tmp_path: Path) -> None:
-    for content in ("[1, 2]", "a: [", "text"):
-        (tmp_path / "run.yaml").write_text(content)
-        with pytest.raises(ValueError, match=re.escape(str(tmp_path / "run.yaml"))):
-            read_yaml(tmp_path / "run.yaml")
-
-
-def test_some_rows_are_drawn_by_the_seed(here: Path) -> None:
-    split = FileSplit("train.jsonl", DemonstrationSettings())
-    drawn = [[e.id for e in map(sample(split.examples(2), 5, seed).__getitem__, range(5))] for seed in (0, 0, 1)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len(set(drawn[0])) == 5
-    some = sample(split.examples(2), 5, 0)
-    shown = [some[0].teacher]
-    some.set_epoch(1)  # type: ignore[attr-defined]
-    assert some[0].teacher != shown[0]
 
 
 def test_task_keeps_the_last_demonstrations() -> None:

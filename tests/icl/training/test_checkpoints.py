@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from transformers import EvalPrediction, TrainerCallback
 from icl import testbed
 from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, LoRAConfig, MimICConfig
 from icl.losses.objective import Objective
+from icl.training.checkpoints import find_newest_whole, list_checkpoints
 from icl.training.trainer import LOSSES_FILE, answer_accuracy
+from tests.icl.runs import (
+    DAMAGES,
+)
 from tests.icl.trainers import (
     LEARNED,
     assert_equal,
+    collated,
     collator,
     examples,
     logged,
-    mixed,
     start,
     trainer,
     weights,
@@ -34,9 +39,9 @@ from tests.icl.trainers import (
 )
 def test_resumed_is_uninterrupted(config: Any, objective: Objective, tmp_path: Path) -> None:
     settings = {"max_steps": 7, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
-    whole = trainer(start(config), tmp_path / "a", mixed(), objective, **settings)
+    whole = trainer(start(config), tmp_path / "a", collated(), objective, **settings)
     whole.train()
-    resumed = trainer(start(config, seed=1), tmp_path / "b", mixed(), objective, **settings)
+    resumed = trainer(start(config, seed=1), tmp_path / "b", collated(), objective, **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))
     for key in ("loss", "loss_ce", "grad_norm"):
         assert logged(resumed, key) == logged(whole, key)
@@ -93,12 +98,12 @@ class Metric(TrainerCallback):
     ("metric", "greater"), [("eval_loss", False), ("eval_loss_ce", False), ("eval_accuracy", True), ("eval_own", True)]
 )
 def test_the_best_is_loaded_at_the_end(metric: str, greater: bool, tmp_path: Path) -> None:
-    callback = Metric()
+    callback, data = Metric(), collated(mixture=False)
     made = trainer(
-        start(), tmp_path, examples(), Objective(ce=0.5, anchor=1.0), learning_rate=0.3, max_steps=5,
+        start(), tmp_path, data, Objective(ce=0.5, anchor=1.0), learning_rate=0.3, max_steps=5,
         eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
-        metric_for_best_model=metric, greater_is_better=greater, eval_dataset=examples(), save_total_limit=2,
-        compute_metrics=answer_accuracy, callbacks=[callback], keep_in_memory=True,
+        metric_for_best_model=metric, greater_is_better=greater, eval_dataset=data, save_total_limit=2,
+        compute_metrics=answer_accuracy, callbacks=[callback],
     )  # fmt: skip
     made.train()
     values = [1.0 if i == 1 else 0.0 for i in range(5)] if metric == "eval_own" else logged(made, metric)
@@ -119,3 +124,36 @@ def test_accuracy_is_that_of_greedy_decoding(tmp_path: Path) -> None:
     assert made.evaluate(data)["eval_accuracy"] == np.mean(right)
     predicted = made.predict(data)
     assert answer_accuracy(EvalPrediction(predicted.predictions, predicted.label_ids))["accuracy"] == np.mean(right)
+
+
+FILES = (
+    "adapter_config.json", "adapter_model.safetensors", "training_args.json", "optimizer.pt", "scheduler.pt",
+    "rng_state.pth", "trainer_state.json", "checksums.json",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_any_damage_leaves_the_checkpoint_before(name: str, damage: Callable[[Path], None], here: Path) -> None:
+    newest, before, *_ = list_checkpoints("cut/checkpoints")
+    assert find_newest_whole("cut/checkpoints") == (newest, {})
+    damage(newest / name)
+    checkpoint, faults = find_newest_whole("cut/checkpoints")
+    assert checkpoint == before
+    assert name in faults[newest] or name == "checksums.json"
+
+
+def test_trainer_refuses_what_is_not_whole(tmp_path: Path) -> None:
+    """Trainer itself would go on without the optimizer's state, to other weights."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    trainer(start(), tmp_path, examples(), **settings).train()
+    (tmp_path / "checkpoint-4" / "scheduler.pt").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-4 is not whole: scheduler\.pt is missing"):
+        trainer(start(), tmp_path, examples(), **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    resumed = trainer(start(), tmp_path, examples(), **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in resumed.state.log_history if "loss" in entry] == [1, 2, 3, 4]
+    for checkpoint in list_checkpoints(tmp_path):
+        (checkpoint / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match=r"no whole checkpoint in .*; checkpoint-4: optimizer\.pt is missing"):
+        trainer(start(), tmp_path, examples(), **settings).train(resume_from_checkpoint=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -30,6 +31,7 @@ from tests.icl.trainers import (
     ALL,
     LEARNED,
     PER_TOKEN,
+    collated,
     collator,
     examples,
     logged,
@@ -197,10 +199,11 @@ def test_learning(tmp_path: Path) -> None:
     """A few steps of each method on a few examples, with its own objective."""
     settings = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 3e-2, "logging_steps": 20}
     for config in (HyperICLConfig(), HiFICLConfig(), MimICConfig()):
-        made = trainer(start(config), tmp_path, examples(), keep_in_memory=True, **settings)
-        before = made.evaluate(examples())["eval_loss"]
+        data = collated(mixture=False)
+        made = trainer(start(config), tmp_path, data, **settings)
+        before = made.evaluate(data)["eval_loss"]
         made.train()
-        assert made.evaluate(examples())["eval_loss"] < 0.8 * before, config
+        assert made.evaluate(data)["eval_loss"] < 0.8 * before, config
 
 
 # However the batches are cut.
@@ -212,7 +215,7 @@ def test_accumulation_is_a_large_batch(objective: Objective, tmp_path: Path) -> 
     for size, parts in ((8, 1), (2, 4)):
         model = start(HiFICLConfig())
         made = trainer(
-            model, tmp_path, mixed(), objective, per_device_train_batch_size=size, gradient_accumulation_steps=parts
+            model, tmp_path, collated(), objective, per_device_train_batch_size=size, gradient_accumulation_steps=parts
         )
         made.train()
         runs.append((model.icl_adapters.state_dict(), made))
@@ -228,8 +231,8 @@ def test_evaluation_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     found = []
     for size in (3, 16):
         made = trainer(
-            start(HiFICLConfig(), noise=0.1), tmp_path, mixed(), PER_TOKEN,
-            per_device_eval_batch_size=size, compute_metrics=answer_accuracy, eval_dataset={"a": mixed(), "b": mixed()},
+            start(HiFICLConfig(), noise=0.1), tmp_path, collated(), PER_TOKEN, per_device_eval_batch_size=size,
+            compute_metrics=answer_accuracy, eval_dataset={"a": collated(), "b": collated()},
         )  # fmt: skip
         found.append({k: v for k, v in made.evaluate().items() if "loss" in k or "accuracy" in k})
     assert len(found[0]) == 2 * (len(PER_TOKEN.terms) + 2)
@@ -261,16 +264,29 @@ def run(folder: Path, size: int, world: int) -> None:
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    run(tmp_path, 4, 1)
     code = "import sys, pathlib, torch; from tests.icl.training.test_trainer import run; torch.set_num_threads(1); "
-    (tmp_path / "script.py").write_text(code + "run(pathlib.Path(sys.argv[1]), 2, 2)")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
-        [*command, str(tmp_path / "script.py"), str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    code += "run(pathlib.Path(sys.argv[1]), 2, 2)"
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    shared = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    # as torchrun starts them, whose own start takes as long as one of them
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    try:
+        run(tmp_path, 4, 1)
+        for worker in workers:
+            _, errors = worker.communicate(timeout=300)
+            assert worker.returncode == 0, errors
+    finally:
+        for worker in workers:
+            worker.kill()
     for name in ("all", "part"):
         one, two = (tmp_path / f"{name}-{world}" for world in (1, 2))
         logs = [json.loads((folder / "state.json").read_text())["log_history"] for folder in (one, two)]
@@ -293,7 +309,7 @@ def test_checkpointing_changes_nothing(tmp_path: Path) -> None:
     runs = []
     for on in (False, True):
         model = start(HyperICLConfig(), noise=0.05)
-        made = trainer(model, tmp_path, mixed(), ALL, **{CHECKPOINTING: on}, max_steps=2)
+        made = trainer(model, tmp_path, collated(), ALL, **{CHECKPOINTING: on}, max_steps=2)
         made.train()
         assert getattr(model, f"is_{CHECKPOINTING}") == on
         runs.append((logged(made), weights(model.icl_adapters)))
@@ -306,10 +322,12 @@ def test_checkpointing_changes_nothing(tmp_path: Path) -> None:
 def test_bfloat16(dtype: torch.dtype, tmp_path: Path) -> None:
     """By autocast, and of the base: losses are those of float32 to two digits, and the adapter stays float32."""
     objective = Objective(ce=0.5, alignment=1.0, anchor=1.0)
-    exact = trainer(start(HiFICLConfig()), tmp_path, mixed(), objective)
+    exact = trainer(start(HiFICLConfig()), tmp_path, collated(), objective)
     exact.train()
     model = start(HiFICLConfig(), dtype=dtype)
-    made = trainer(model, tmp_path, mixed(), objective, bf16=dtype == torch.float32, teacher_cache=tmp_path / "cache")
+    made = trainer(
+        model, tmp_path, collated(), objective, bf16=dtype == torch.float32, teacher_cache=tmp_path / "cache"
+    )
     made.train()
     assert logged(made) == pytest.approx(logged(exact), rel=0.05)
     assert logged(made) != logged(exact)
@@ -363,16 +381,8 @@ def test_arguments(tmp_path: Path) -> None:
         trainer(start(), tmp_path, examples(), adapter="other")
     with pytest.raises(ValueError, match="layers of objective must be below 4, got"):
         trainer(start(), tmp_path, examples(), Objective(anchor=1.0, layers=(0, 4)))
-    with pytest.raises(ValueError, match="use_reentrant must be False"):
-        trainer(start(), tmp_path, examples(), **{f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}})
-    with pytest.raises(ValueError, match="label_smoothing_factor must not be set"):
-        trainer(start(), tmp_path, examples(), label_smoothing_factor=0.1)
     with pytest.raises(ValueError, match="data_collator must be a Collator, got int"):
         DistillTrainer(start(), training_arguments(tmp_path, use_cpu=True), data_collator=1)
-    with pytest.raises(ValueError, match="anchor must be a finite number of 0 or more or nothing, got -1"):
-        Objective(anchor=-1)
-    with pytest.raises(ValueError, match="at least one weight"):
-        Objective(ce=0.0)
 
 
 def test_quantised_base_is_trained_on(tmp_path: Path) -> None:
