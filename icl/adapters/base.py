@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from icl.adapters.forward_pass import ForwardPass, HookPoint
-from icl.attention import Decoder, DecoderLayer, Prefix
+from icl.attention import AttentionPrimitives, Decoder, DecoderLayer
 from icl.common.configuration import brief, configuration, parse
 from icl.losses import Objective
 
@@ -25,8 +25,8 @@ METHODS: dict[str, type[AdapterConfig]] = {}
 _NUMBERS = count()
 
 
-class AdapterLayer(nn.Module):
-    """The part of an adapter at one layer of the decoder: the identity, until a method overrides one of these."""
+class AdapterLayer(nn.Module, AttentionPrimitives):
+    """The part of an adapter at one layer of the decoder: the identity, until a method overrides something."""
 
     sees_rotation = False
     """Whether the layer looks at queries or keys by themselves, and so sees the positions that they were rotated by."""
@@ -34,25 +34,6 @@ class AdapterLayer(nn.Module):
     """Whether the layer acts at the end of the prompt alone, so that a pass must know where that is."""
     hook_points: frozenset[HookPoint] = frozenset()
     """The places that the layer hooks itself, and that every pass which uses it has to reach."""
-
-    def transform_query(self, query: Tensor, scaling: float) -> Tensor:
-        """Return the query (B, H, T, dh), changed; float32 or as it is."""
-        return query
-
-    def prefix(self) -> Prefix | None:
-        """Return virtual keys and values, which stand before the others."""
-        return None
-
-    def score_bias(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor] | None:
-        """Return factors (B, H, T, m) and (B, 1, keys, m) of what is added to the scores, after scaling."""
-        return None
-
-    def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the output of attention (B, T, H, dv), changed.
-
-        ``mass`` takes log-scores (B, H, T) of a further key to the share of the softmax that it would take.
-        """
-        return output
 
     def residual(self, hidden: Tensor, step: ForwardPass) -> Tensor:
         """Return the output of the decoder layer (B, T, D), changed."""

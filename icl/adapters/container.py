@@ -137,11 +137,13 @@ class Adapters(nn.Module):
 
     def add(self, configs: Sequence[AdapterConfig], name: str = "default") -> None:
         """Load another adapter, and use it alone from now on."""
-        if not name or "." in name or name in self.loaded:
-            raise ValueError(f"attach: name must be new and without dots, got {name!r} with {list(self.names)} loaded")
         if not configs or not all(isinstance(config, AdapterConfig) for config in configs):
             raise ValueError(f"attach: config must be one or several configurations of icl.adapters, got {configs}")
-        parts = [config.build(self.decoder) for config in configs]
+        self._load([config.build(self.decoder) for config in configs], name)
+
+    def _load(self, parts: Sequence[Adapter], name: str) -> None:
+        if not name or "." in name or name in self.loaded:
+            raise ValueError(f"attach: name must be new and without dots, got {name!r} with {list(self.names)} loaded")
         for part in parts:
             part.install(self)
         self.loaded[name] = nn.ModuleList(parts)
@@ -150,9 +152,7 @@ class Adapters(nn.Module):
 
     def activate(self, *names: str) -> None:
         """Use these from now on, together; none if there are none. Inside a :meth:`use` until it ends."""
-        self._activate_requests(self._check_names([tuple(names)]))
-
-    def _activate_requests(self, requests: Sequence[AdapterNames]) -> None:
+        requests = self._check_names([tuple(names)])
         if self.scoped.has("requests"):
             self.scoped.assign("requests", requests)
         else:
@@ -303,14 +303,9 @@ class Adapters(nn.Module):
             ValueError: if the folder holds none, if its files do not fit each other, or if it was trained on another
                 base.
         """
-        configs, tensors = read_adapter(Path(path), Decoder(internals.unwrapped(model)[-1]))
         with _container(model) as adapters:
-            before = adapters.requests()
-            adapters.add(configs, name)
-            try:
-                restore_adapter(adapters[name], tensors, Path(path))
-            except ValueError:
-                adapters.remove(name)
-                adapters._activate_requests(before)
-                raise
+            configs, tensors = read_adapter(Path(path), adapters.decoder)
+            parts = [config.build(adapters.decoder) for config in configs]
+            restore_adapter(parts, tensors, Path(path))
+            adapters._load(parts, name)
         return adapters

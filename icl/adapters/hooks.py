@@ -48,11 +48,7 @@ class _Site:
 
     def __init__(self, adapters: Adapters, index: int):
         self.adapters, self.index = adapters, index
-
-    @property
-    def model(self) -> nn.Module:
-        model: nn.Module = self.adapters.model
-        return model
+        self.model: nn.Module = adapters.model
 
     def uses(self, query: Tensor, key: Tensor) -> list[tuple[AdapterLayer, Tensor | None]]:
         step, shape = self.adapters.step, self.adapters.decoder.layers[self.index].shape

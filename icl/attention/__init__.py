@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from icl.attention.models import load_model as load_model
     from icl.attention.models import model_identity as model_identity
     from icl.attention.primitives import ATTENTION_NAMES as ATTENTION_NAMES
+    from icl.attention.primitives import AttentionPrimitives as AttentionPrimitives
     from icl.attention.primitives import base_of as base_of
     from icl.attention.primitives import put_site as put_site
     from icl.attention.primitives import site_of as site_of

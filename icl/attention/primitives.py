@@ -36,20 +36,27 @@ ATTENTION_NAMES = {
 _SITE = "_icl_site"
 
 
-class AttentionPrimitives(Protocol):
-    """The changes that a layer of an adapter may make to attention."""
+class AttentionPrimitives:
+    """The changes that a layer of an adapter may make to attention: none, until it overrides one of these."""
 
     def transform_query(self, query: Tensor, scaling: float) -> Tensor:
-        """Return the query (B, H, T, dh), changed, float32."""
+        """Return the query (B, H, T, dh), changed; float32 or as it is."""
+        return query
 
     def prefix(self) -> Prefix | None:
-        """Return virtual keys and values to stand before the others."""
+        """Return virtual keys and values, which stand before the others."""
+        return None
 
     def score_bias(self, query: Tensor, keys: int) -> tuple[Tensor, Tensor] | None:
         """Return factors (B, H, T, m) and (B, 1, keys, m) of what is added to the scores, after scaling."""
+        return None
 
     def shift(self, query: Tensor, output: Tensor, mass: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the output (B, T, H, dv), shifted. ``mass`` takes log-scores (B, H, T) to shares of the softmax."""
+        """Return the output (B, T, H, dv), changed.
+
+        ``mass`` takes log-scores (B, H, T) of a further key to the share of the softmax that it would take.
+        """
+        return output
 
 
 class AttentionSite(Protocol):

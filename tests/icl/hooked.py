@@ -70,10 +70,10 @@ def hooked(modules: Sequence[nn.Module], change: Change, inputs: bool = False) -
 @torch.no_grad()
 def states(model: PreTrainedModel, x: zoo.Inputs) -> Tensor:
     """(L, B, T, D)"""
-    seen: dict[int, Tensor] = {}
-    with hooked(decoder_layers(model), lambda i, h: seen.setdefault(i, h)):
+    outputs: dict[int, Tensor] = {}
+    with hooked(decoder_layers(model), lambda i, h: outputs.setdefault(i, h)):
         model(**x)
-    return torch.stack([seen[i] for i in sorted(seen)])
+    return torch.stack([outputs[i] for i in sorted(outputs)])
 
 
 def randomise(adapters: Adapters, name: str = "default", scale: float = 0.3) -> None:

@@ -66,13 +66,13 @@ def attention(
                 S = S + _gate(m, query) * (A @ B.mT) / m.config.rank**0.5
         return S
 
-    seen = scores(key).masked_fill(~visible, -torch.inf)
+    visible_scores = scores(key).masked_fill(~visible, -torch.inf)
     prefixes = [m for m in methods if isinstance(m.config, HiFICLConfig)]
 
     def softmax_with(chosen: Sequence[Method]) -> tuple[list[Tensor], Tensor]:
         """What each prefix adds to the output, and what the keys themselves do."""
         virtual = [scores(_product(m, "key").expand(len(query), -1, -1, -1)) for m in chosen]
-        all_scores = torch.cat([*virtual, seen], -1)
+        all_scores = torch.cat([*virtual, visible_scores], -1)
         P = torch.exp(all_scores - all_scores.amax(-1, keepdim=True))
         P = P / P.sum(-1, keepdim=True)
         *shares, own = P.split([*(v.shape[-1] for v in virtual), key.shape[2]], -1)
@@ -92,7 +92,7 @@ def attention(
         if isinstance(m.config, MimICConfig):
             log_z1 = m["bias"][:, None]
             if m.config.mass == "query":
-                log_z2 = torch.log(torch.exp(seen).sum(-1))
+                log_z2 = torch.log(torch.exp(visible_scores).sum(-1))
                 log_z1 = torch.einsum("bhtd,hd->bht", query, m["weight"]) + log_z1
                 mu = torch.exp(log_z1) / (torch.exp(log_z1) + torch.exp(log_z2))
             else:
@@ -138,11 +138,11 @@ def install(model: PreTrainedModel, adapters: Adapters) -> dict[int, list[Method
     def forward(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
-        shown = visible(mask, query.shape[2], key.shape[2], causal=False)
+        mask = visible(mask, query.shape[2], key.shape[2], causal=False)
         # Padding sees nothing, and nobody sees what it gets.
-        shown = shown | ~shown.any(-1, keepdim=True)
+        mask = mask | ~mask.any(-1, keepdim=True)
         inputs = (x.double() for x in (query, key, value))
-        return attention(layers.get(module, []), *inputs, shown, scaling).to(query.dtype), None
+        return attention(layers.get(module, []), *inputs, mask, scaling).to(query.dtype), None
 
     AttentionInterface.register(_NAME, forward)
     AttentionMaskInterface.register(_NAME, eager_mask)

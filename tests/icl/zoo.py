@@ -94,8 +94,8 @@ def inputs(
         tokens = max(length - 3 * i, shortest) if padding == "left" else length
         words = torch.randint(WORDS, VOCABULARY, (tokens - shortest + 1,), generator=generator).tolist()
         before = (len(words) - 1) // (images + 1)
-        shown = [token for n in range(images) for token in (*words[n * before : (n + 1) * before], *block)]
-        row = [BOS, *shown, *words[images * before :]]
+        words_and_images = [token for n in range(images) for token in (*words[n * before : (n + 1) * before], *block)]
+        row = [BOS, *words_and_images, *words[images * before :]]
         rows.append([PAD] * (length - len(row)) + row)
     ids = torch.tensor(rows)
     pixels = torch.randn(batch, images, 3, SIZE, SIZE, generator=generator)
@@ -270,8 +270,8 @@ def flat_with_prefix(images: Tensor, ids: Tensor) -> Inputs:
 
 
 def flat_with_sizes(images: Tensor, ids: Tensor) -> Inputs:
-    shown = images.flatten(0, 1)
-    return {"pixel_values": shown, "image_sizes": torch.tensor([[SIZE, SIZE]]).expand(len(shown), -1)}
+    frames = images.flatten(0, 1)
+    return {"pixel_values": frames, "image_sizes": torch.tensor([[SIZE, SIZE]]).expand(len(frames), -1)}
 
 
 def crops(images: Tensor, ids: Tensor) -> Inputs:
@@ -283,20 +283,20 @@ def crops(images: Tensor, ids: Tensor) -> Inputs:
 
 def patches(images: Tensor, ids: Tensor) -> Inputs:
     """One patch of 2 x 2 pixels and two frames a row; the four that become a token stand together."""
-    shown = images.flatten(0, 1)
-    blocks = shown.reshape(len(shown), 3, 2, 2, 2, 2, 2, 2).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    frames = images.flatten(0, 1)
+    blocks = frames.reshape(len(frames), 3, 2, 2, 2, 2, 2, 2).permute(0, 2, 5, 3, 6, 1, 4, 7)
     rows = blocks.reshape(-1, 3, 1, 2, 2).expand(-1, -1, 2, -1, -1).flatten(1)
-    grid = torch.tensor([[1, 4, 4]]).expand(len(shown), -1)
+    grid = torch.tensor([[1, 4, 4]]).expand(len(frames), -1)
     return {"pixel_values": rows, "image_grid_thw": grid, "mm_token_type_ids": (ids == IMAGE).long()}
 
 
-def seen(images: Tensor, ids: Tensor) -> Tensor:
+def image_mask(images: Tensor, ids: Tensor) -> Tensor:
     """Which images stand before a token, (B, T, N)."""
     return ((ids == START).cumsum(1)[..., None] > torch.arange(images.shape[1])).long()
 
 
 def cross(images: Tensor, ids: Tensor) -> Inputs:
-    return {**by_row(images, ids), "image_attention_mask": seen(images, ids)}
+    return {**by_row(images, ids), "image_attention_mask": image_mask(images, ids)}
 
 
 def tiles(images: Tensor, ids: Tensor) -> Inputs:
@@ -305,7 +305,7 @@ def tiles(images: Tensor, ids: Tensor) -> Inputs:
         "pixel_values": images[:, :, None],
         "aspect_ratio_ids": one,
         "aspect_ratio_mask": one[..., None],
-        "cross_attention_mask": seen(images, ids)[..., None],
+        "cross_attention_mask": image_mask(images, ids)[..., None],
     }
 
 

@@ -55,10 +55,10 @@ class LoRA(Adapter):
         if len(set(modules)) < len(modules):
             raise ValueError("attach: LoRA found one linear map in several decoder layers, and cannot tell them apart")
         for target, name in self.targets:
-            module = target.module.get_submodule(name)
-            A = _Matrix(config.rank, _width(module, "in_features"))
+            module: Any = target.module.get_submodule(name)
+            A = _Matrix(config.rank, module.in_features)
             nn.init.kaiming_uniform_(A.weight, a=math.sqrt(5))
-            pair = nn.ModuleDict({"A": A, "B": _Matrix(_width(module, "out_features"), config.rank)})
+            pair = nn.ModuleDict({"A": A, "B": _Matrix(module.out_features, config.rank)})
             self._factors(target).projections[_key(name)] = pair.to(target.device)
 
     def _factors(self, target: DecoderLayer) -> _Factors:
@@ -106,10 +106,6 @@ def _add(
 def _key(name: str) -> str:
     """Return a module's name without dots, which stand between names."""
     return name.replace(".", "/")
-
-
-def _width(module: Any, name: str) -> int:
-    return int(getattr(module, name))
 
 
 def _find(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:

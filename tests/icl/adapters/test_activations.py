@@ -18,13 +18,13 @@ from tests.icl import decoders
 def test_no_pass_holds_on_to_what_was_recorded() -> None:
     model, x = decoders.make(), decoders.prompt(2)
     adapters = attach(model, HyperICLConfig())
-    with adapters.record() as seen:
+    with adapters.record() as record:
         model(**x)
-    assert len(seen.hidden) == 4
+    assert len(record.hidden) == 4
     assert adapters.step.record is None
     model(**x)
-    assert len(seen.hidden) == 4
-    assert isinstance(seen.hidden[0], Tensor)
+    assert len(record.hidden) == 4
+    assert isinstance(record.hidden[0], Tensor)
 
 
 def test_attention_with_more_than_a_mask_is_not_recorded() -> None:

@@ -104,18 +104,18 @@ def test_each_request_has_its_own_adapters(family: tuple[str, PreTrainedModel]) 
     adapters.add(CONFIGS["others"], "b")
     strengthen(adapters)
     rows = ["a", None, ("a", "b")]
-    each, said, beams = [], [], []
+    each, answers, beams = [], [], []
     by_beams = {"max_new_tokens": 3, "do_sample": False, "num_beams": 2}
     for row, names in enumerate([("a",), (), ("a", "b")]):
         with adapters.use(*names):
             each.append(run(model, x)[row])
-            said.append(generate(model, x)[:, row])
+            answers.append(generate(model, x)[:, row])
             beams.append(model.generate(**x, **by_beams)[row])
     assert min(float((each[i] - run(model, x)[i])[-1].abs().max()) for i in (0, 1)) > 1e-2
     with adapters.use(rows=rows):
         assert adapters.active == [("a",), (), ("a", "b")]
         close(run(model, x)[valid], torch.stack(each)[valid], ROUNDING, "forward")
-        close(generate(model, x), torch.stack(said, 1), ROUNDING, "generate")
+        close(generate(model, x), torch.stack(answers, 1), ROUNDING, "generate")
         assert torch.equal(model.generate(**x, **by_beams), torch.stack(beams))
 
 

@@ -75,7 +75,7 @@ def test_generation_changes_the_last_prompt_token_alone(
     adapters = attach(model, config)
     fit(adapters, **prompts(name))
     with torch.no_grad():
-        said = model.generate(**x, max_new_tokens=4, do_sample=False, **settings)
+        answers = model.generate(**x, max_new_tokens=4, do_sample=False, **settings)
     vectors = {int(i): layer.vector for i, layer in adapters["default"][0].layers.items()}
     adapters.detach()
 
@@ -90,7 +90,7 @@ def test_generation_changes_the_last_prompt_token_alone(
         wanted = model.generate(
             **x, max_new_tokens=4, do_sample=False, use_cache=False, num_beams=settings.get("num_beams", 1)
         )
-    assert torch.equal(said, wanted)
+    assert torch.equal(answers, wanted)
 
 
 def test_rows_choose_and_methods_compose(family: tuple[str, PreTrainedModel]) -> None:
@@ -184,15 +184,15 @@ def test_errors() -> None:
 def test_vectors_make_answers_of_a_task_likelier() -> None:
     """One direction for all queries cannot name a digit, but tells the words of the task from others."""
     model, processor = testbed.load()
-    rows = {split: load_split("fixed_map", split).select(range(40)) for split in ("train", "dev")}
+    rows = {split: load_split("fixed_map", split).select(range(20)) for split in ("train", "dev")}
 
     def batch(split: str, prompt: str, shuffled: bool = False) -> Any:
         messages = list(rows[split][prompt])
         if shuffled:
             for row in messages:
-                shown = [message for message in row if message["role"] == "assistant"]
-                words = [message["content"] for message in shown]
-                for message, word in zip(shown, words[1:] + words[:1]):
+                replies = [message for message in row if message["role"] == "assistant"]
+                words = [message["content"] for message in replies]
+                for message, word in zip(replies, words[1:] + words[:1]):
                     message["content"] = word
         return processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"

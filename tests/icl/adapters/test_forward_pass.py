@@ -116,10 +116,10 @@ def test_passes_by_hand(config: AdapterConfig, x: dict[str, Tensor]) -> None:
             out = model(input_ids=tokens, **{CACHE: cache}, use_cache=True)
         return out.logits[:, -1], cache_in(outputs_of(out))
 
-    found, cache = step(x["input_ids"], None)
+    last, cache = step(x["input_ids"], None)
     for i in range(NEW):
-        torch.testing.assert_close(found, logits[i], **TOLERANCE)
-        found, cache = step(expected[:, i : i + 1], cache)
+        torch.testing.assert_close(last, logits[i], **TOLERANCE)
+        last, cache = step(expected[:, i : i + 1], cache)
     with pytest.raises(ValueError, match=r"2 tokens follow 19 in the cache.*with adapters.prompt\(length\)"):
         step(expected[:, :2], cache)
     with adapters.off():
@@ -127,11 +127,11 @@ def test_passes_by_hand(config: AdapterConfig, x: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="filled in a pass that these adapters had no part in"):
         step(x["input_ids"][:, 9:10], cache)
     with adapters.prompt(LENGTH):
-        found, cache = step(x["input_ids"][:, 9:12], cache)
-        found, cache = step(x["input_ids"][:, 12:], cache)
-        torch.testing.assert_close(found, logits[0], **TOLERANCE)
-        found, cache = step(expected[:, :2], cache)
-        torch.testing.assert_close(found, logits[2], **TOLERANCE)
+        last, cache = step(x["input_ids"][:, 9:12], cache)
+        last, cache = step(x["input_ids"][:, 12:], cache)
+        torch.testing.assert_close(last, logits[0], **TOLERANCE)
+        last, cache = step(expected[:, :2], cache)
+        torch.testing.assert_close(last, logits[2], **TOLERANCE)
     with pytest.raises(ValueError, match="length must be at least 1, got 0"), adapters.prompt(0):
         pass
 

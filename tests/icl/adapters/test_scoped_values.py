@@ -75,15 +75,15 @@ def test_tasks_choose_for_themselves() -> None:
         with adapters.use(name):
             await asyncio.sleep(0)
             assert adapters.active == (name,)
-            found = decoders.answer(model, x)[1]
+            logits = decoders.answer(model, x)[1]
             await asyncio.sleep(0)
-        return found
+        return logits
 
     async def both() -> list[Tensor]:
         return list(await asyncio.gather(ask("a"), ask("b"), ask("a")))
 
-    found = asyncio.run(both())
-    for name, logits in zip("aba", found):
+    results = asyncio.run(both())
+    for name, logits in zip("aba", results):
         with adapters.use(name):
             torch.testing.assert_close(decoders.answer(model, x)[1], logits)
     assert adapters.active == ()

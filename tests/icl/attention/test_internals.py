@@ -155,8 +155,8 @@ def function(change: Callable[..., Any]) -> Callable[[Any, pytest.MonkeyPatch], 
         before = interface.get_interface
 
         def get_interface(self: Any, name: str, default: Any) -> Any:
-            found = before(self, name, default)
-            return lambda *args, **kwargs: change(found, *args, **kwargs)
+            stock = before(self, name, default)
+            return lambda *args, **kwargs: change(stock, *args, **kwargs)
 
         patch.setattr(interface, "get_interface", get_interface)
 

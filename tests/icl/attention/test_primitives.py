@@ -25,13 +25,13 @@ from tests.icl.literal import GRADIENT, OUTPUT, Call
 def calls(name: str, model: PreTrainedModel, implementation: str, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """One of each kind that there is in training, prefill and decoding, padded and not, with both caches."""
     numbers = {module: i for i, module in literal.targets(model)}
-    found: dict[tuple[Any, ...], Call] = {}
+    by_kind: dict[tuple[Any, ...], Call] = {}
     ours = ALL_ATTENTION_FUNCTIONS[implementation]
 
     def recording(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
         if module in numbers:
             call = Call(numbers[module], module, query, key.clone(), value.clone(), mask, kwargs)
-            found.setdefault(call.kind, call)
+            by_kind.setdefault(call.kind, call)
         return ours(module, query, key, value, mask, **kwargs)
 
     with monkeypatch.context() as patch, torch.no_grad():
@@ -41,7 +41,7 @@ def calls(name: str, model: PreTrainedModel, implementation: str, monkeypatch: p
             model(**x, **zoo.positions(x))
             for settings in ({}, {"cache_implementation": "static"}):
                 model.generate(**x, max_new_tokens=3, do_sample=False, **settings)
-    return list(found.values())
+    return list(by_kind.values())
 
 
 def check(call: Call, adapters: Adapters, function: Callable[..., Any], where: str) -> None:
@@ -180,13 +180,13 @@ def test_a_bias_is_added_to_the_scores(
 def outputs(model: PreTrainedModel, x: zoo.Inputs) -> list[Tensor]:
     """Logits, states and, if the model tells them, attentions; what it says, greedily and with beams."""
     with torch.no_grad():
-        told = {"output_hidden_states": True, "output_attentions": model.config._attn_implementation == "eager"}
-        told["output_attentions"] |= model.get_decoder().config._attn_implementation in ("eager", "icl_e")
-        out = model(**x, **zoo.positions(x), **told)
-        said = [model.generate(**x, max_new_tokens=3, do_sample=False, num_beams=n) for n in (1, 2)]
+        options = {"output_hidden_states": True, "output_attentions": model.config._attn_implementation == "eager"}
+        options["output_attentions"] |= model.get_decoder().config._attn_implementation in ("eager", "icl_e")
+        out = model(**x, **zoo.positions(x), **options)
+        answers = [model.generate(**x, max_new_tokens=3, do_sample=False, num_beams=n) for n in (1, 2)]
     attentions = [a for a in out.attentions or () if a is not None]
-    assert bool(attentions) == told["output_attentions"]
-    return [out.logits, *out.hidden_states, *attentions, *said]
+    assert bool(attentions) == options["output_attentions"]
+    return [out.logits, *out.hidden_states, *attentions, *answers]
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

@@ -26,8 +26,8 @@ def gradients(loss: StateLoss, student: list[Tensor], teacher: list[Tensor], see
         s.grad = None
     mask = torch.ones(student[0].shape[:2], dtype=torch.bool)
     loss(student, teacher, mask).backward()
-    found = {name: p.grad.clone() for name, p in loss.named_parameters() if p.grad is not None}
-    return found | {f"state {i}": s.grad.clone() for i, s in enumerate(student)}
+    grads = {name: p.grad.clone() for name, p in loss.named_parameters() if p.grad is not None}
+    return grads | {f"state {i}": s.grad.clone() for i, s in enumerate(student)}
 
 
 def test_a_fixed_geometry_has_no_parameters() -> None:

@@ -63,8 +63,8 @@ def test_values_against_loops_in_float64(kind: type[StateLoss], metric: str, sca
             want.append((np.diagonal(distances(u, v, metric, c)) ** 2).mean())
         elif kind is RelationalLoss:
             off = ~np.eye(len(u), dtype=bool)
-            found, wanted = (distances(a, a, metric, c)[off] for a in (u, v))
-            want.append((((found - wanted) / wanted.mean()) ** 2).mean())
+            ours, wanted = (distances(a, a, metric, c)[off] for a in (u, v))
+            want.append((((ours - wanted) / wanted.mean()) ** 2).mean())
         else:
             exponent = -distances(u, v, metric, c) / states.TEMPERATURE
             want.append(np.mean(np.log(np.exp(exponent).sum(1)) - np.diagonal(exponent)))

@@ -148,21 +148,6 @@ def test_query_without_an_answer(tmp_path: Path) -> None:
     assert made.evaluate(data)["eval_loss_ce"] == 0
 
 
-def test_window_of_a_query() -> None:
-    """Rows of an answer of two tokens, of one, and of none; the second begins one place later in its prompt."""
-    f, t = False, True
-    batch = {
-        "aligned": torch.tensor([[t, t, t, t], [t, t, t, f], [t, t, f, f]]),
-        "predicts": torch.tensor([[f, t, t, f], [f, t, f, f], [f, t, f, f]]),
-        "student": {"labels": torch.tensor([[-100, -100, 7, 8, -100], [-100, -100, -100, 9, -100], [-100] * 5])},
-        "student_positions": torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0], [1, 2, 0, 0]]),
-    }
-    query = QueryTokens.from_batch(batch)
-    assert query.window.tolist() == [[1, 2, 3]] * 3
-    assert query.labels.tolist() == [[-100, 7, 8], [-100, 9, -100], [-100, -100, -100]]
-    assert query.predicts.tolist() == [[t, t, f], [t, f, f], [t, f, f]]
-
-
 # What is trained, and what is not.
 
 

@@ -34,16 +34,16 @@ def test_function_vector_is_what_the_heads_with_most_effect_add(name: str, text:
     given, layers = prompts(name), Decoder(model).layers
     H, width = layers[0].shape.heads, layers[0].shape.head_dim
     projections: list[Any] = [layer.attention.o_proj for layer in layers]
-    seen: dict[int, list[Tensor]] = {}
+    inputs: dict[int, list[Tensor]] = {}
 
     def keep(i: int, out: Tensor) -> Tensor:
-        seen.setdefault(i, []).append(out[:, -1])
+        inputs.setdefault(i, []).append(out[:, -1])
         return out
 
     with hooked(projections, keep, inputs=True):
         for x in given["teacher"]:
             logits(model, x)
-    means = torch.stack([torch.cat(seen[i]).mean(0) for i in sorted(seen)]).view(len(layers), H, width)
+    means = torch.stack([torch.cat(inputs[i]).mean(0) for i in sorted(inputs)]).view(len(layers), H, width)
 
     def patched(layer: int, head: int, i: int, out: Tensor) -> Tensor:
         out = out.clone()
@@ -70,8 +70,8 @@ def test_function_vector_is_what_the_heads_with_most_effect_add(name: str, text:
     assert done == [2] * (2 + 2 * (1 + len(layers) * H))
     (place,) = adapters["default"][0].layers
     assert place == str(len(layers) // 3)
-    found = adapters["default"][0].state_dict()[f"layers.{place}.vector"]
-    torch.testing.assert_close(found, vector, rtol=1e-4, atol=1e-5)
+    got = adapters["default"][0].state_dict()[f"layers.{place}.vector"]
+    torch.testing.assert_close(got, vector, rtol=1e-4, atol=1e-5)
 
     x = arguments(name)
     out = logits(model, x)

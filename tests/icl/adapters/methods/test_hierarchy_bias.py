@@ -54,8 +54,8 @@ def bias_matrix(points: Tensor, segments: Tensor, kind: str, tokens: int) -> Ten
     """(B, tokens, tokens): H of each pair of tokens, those after the prompt in its last segment."""
     H = relation(points, kind)
     rows = []
-    for row, told in enumerate(segments.tolist()):
-        of = told + [told[-1]] * (tokens - len(told))
+    for row, of_row in enumerate(segments.tolist()):
+        of = of_row + [of_row[-1]] * (tokens - len(of_row))
         zero = H.new_zeros(())
         rows.append(torch.stack([torch.stack([H[row, i, j] if min(i, j) >= 0 else zero for j in of]) for i in of]))
     return torch.stack(rows)
@@ -103,15 +103,15 @@ def test_is_a_matrix_added_to_the_scores(family: tuple[str, PreTrainedModel], ki
     name, model = family
     model.get_decoder().set_attn_implementation({"": implementation})
     x = zoo.inputs(name, length=LENGTH)
-    told = demonstrations(x)
+    demos = demonstrations(x)
     with torch.no_grad():
         plain = model(**x).logits
         adapters, hierarchy = attach_bias(model, kind)
-        with hierarchy.demonstrations(*told):
+        with hierarchy.demonstrations(*demos):
             out = model(**x).logits
         assert torch.equal(model(**x).logits, plain)
         adapters.detach()
-        install(model, weights(model), bias_matrix(*told, kind, LENGTH))
+        install(model, weights(model), bias_matrix(*demos, kind, LENGTH))
         wanted = model(**x).logits
     torch.testing.assert_close(real(x, out), real(x, wanted), rtol=1e-5, atol=2e-5)
     assert (real(x, wanted) - real(x, plain)).abs().max() > 0.01
@@ -121,14 +121,14 @@ def test_is_a_matrix_added_to_the_scores(family: tuple[str, PreTrainedModel], ki
 def test_generation(family: tuple[str, PreTrainedModel], settings: dict[str, Any]) -> None:
     name, model = family
     x = zoo.inputs(name, length=LENGTH)
-    told = demonstrations(x)
+    demos = demonstrations(x)
     greedy = {"max_new_tokens": NEW, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
     adapters, hierarchy = attach_bias(model)
     with torch.no_grad():
-        with hierarchy.demonstrations(*told):
+        with hierarchy.demonstrations(*demos):
             out = model.generate(**x, **greedy, **settings)
         adapters.detach()
-        install(model, weights(model), bias_matrix(*told, "neg_dist", LENGTH + NEW))
+        install(model, weights(model), bias_matrix(*demos, "neg_dist", LENGTH + NEW))
         beams = settings.get("num_beams", 1)
         wanted = model.generate(**x, **greedy, use_cache=False, num_beams=beams)
     assert torch.equal(out.sequences, wanted.sequences)
@@ -150,13 +150,13 @@ def test_gradients(kind: Any, checkpointing: bool) -> None:
     with hierarchy.demonstrations(points, segments):
         for _ in range(2):  # more than one pass
             loss = model(**x, labels=labels, use_cache=False).loss
-        found = torch.autograd.grad(loss, [points, *hierarchy.parameters()])
+        gradients = torch.autograd.grad(loss, [points, *hierarchy.parameters()])
     adapters.detach()
     lambdas = weights(model).requires_grad_()
     install(model.eval(), lambdas, bias_matrix(points, segments, kind, LENGTH))
     wanted = torch.autograd.grad(model(**x, labels=labels).loss, [points, lambdas])
-    torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(torch.stack(found[1:]), wanted[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients[0], wanted[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.stack(gradients[1:]), wanted[1], rtol=1e-4, atol=1e-6)
     assert wanted[0].abs().max() > 1e-4
 
 

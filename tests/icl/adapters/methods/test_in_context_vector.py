@@ -35,8 +35,8 @@ def test_in_context_vector_is_the_main_direction(family: tuple[str, PreTrainedMo
 
     adapters = attach(model, InContextVectorConfig(strength=0.4))
     fit(adapters, teacher=given["teacher"], student=given["student"])
-    found = torch.stack([layer.vector for layer in adapters["default"][0].layers.values()])
-    torch.testing.assert_close(found.double(), parts, rtol=0, atol=1e-4)
+    vectors = torch.stack([layer.vector for layer in adapters["default"][0].layers.values()])
+    torch.testing.assert_close(vectors.double(), parts, rtol=0, atol=1e-4)
     x = arguments(name)
     out = logits(model, x)
     adapters.detach()

@@ -51,13 +51,13 @@ def randomise(adapters: Adapters, seed: int = 0) -> None:
 
 def factors(adapters: Adapters, name: str = "default") -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
     """A and B by layer and name of the projection, of what is saved."""
-    found: dict[tuple[int, str], dict[str, Tensor]] = {}
+    pairs: dict[tuple[int, str], dict[str, Tensor]] = {}
     for part in adapters[name]:
         for key, value in part.state_dict().items():
             match = re.fullmatch(r"layers\.(\d+)\.projections\..*/(\w+)\.([AB])\.weight", key)
             if match:
-                found.setdefault((int(match[1]), match[2]), {})[match[3]] = value.clone()
-    return {place: (pair["A"], pair["B"]) for place, pair in found.items()}
+                pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = value.clone()
+    return {place: (pair["A"], pair["B"]) for place, pair in pairs.items()}
 
 
 @torch.no_grad()

@@ -75,12 +75,12 @@ def test_right_answers_come_before_their_likelihood() -> None:
     vectors = torch.cat([states(model, x)[:, :, -1] for x in given["teacher"]], 1).mean(1)
     for layer in range(len(vectors)):
         with hooked(decoder_layers(model), partial(replaced, vectors, layer, [-1, -1])):
-            said = [logits(model, x)[:, -1].argmax(-1) for x, _ in given["dev"]]
+            tokens = [logits(model, x)[:, -1].argmax(-1) for x, _ in given["dev"]]
         # Two of four as this layer has it, two as likely as can be without being right.
         adapters = attach(model, TaskVectorConfig())
-        dev = [(given["dev"][0][0], said[0]), given["dev"][1]]
+        dev = [(given["dev"][0][0], tokens[0]), given["dev"][1]]
         fit(adapters, teacher=given["teacher"], dev=dev)
         (chosen,) = adapters["default"][0].config.layers or ()
         with hooked(decoder_layers(model), partial(replaced, vectors, chosen, [-1, -1])):
-            assert torch.equal(logits(model, dev[0][0])[:, -1].argmax(-1), said[0])
+            assert torch.equal(logits(model, dev[0][0])[:, -1].argmax(-1), tokens[0])
         adapters.detach()
