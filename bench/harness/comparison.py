@@ -7,8 +7,7 @@ from typing import Any
 
 from harness.published import Row, Task
 from harness.report import lines
-from icl.evaluation import Results
-from icl.evaluation.results import K_SHOT, ZERO_SHOT
+from icl.evaluation import K_SHOT, ZERO_SHOT, Results
 from icl.training import describe_method
 
 

@@ -1,8 +1,8 @@
 """What an answer costs: time to the first token and to each further one, floating-point operations, and memory.
 
-Everything is taken from ``generate`` with a prompt of its own, so it is what users of a model wait for, whatever its
-family does around the decoder. Machines are slow and fast by turns; therefore a prompt is timed in turns with another,
-zero-shot, whose times are kept beside its own: what is to be trusted is the ratio of the two.
+Everything is taken from ``generate`` with one prompt, so it is what users of a model wait for, whatever its family
+does around the decoder. Machines are slow and fast by turns; therefore a prompt is timed in turns with a zero-shot
+one, whose times are kept beside its own: what is to be trusted is the ratio of the two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache as cached
+from functools import cache
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -23,40 +23,44 @@ from transformers import GenerationConfig
 from icl.attention import internals
 from icl.evaluation.measurement import Cost
 
-# At least and at most, as long as these seconds last; and tokens after the first.
+# The least and the most rounds, which go on for so many seconds; and tokens after the first.
 ROUNDS, SECONDS, STEPS = (3, 20), 1.0, 8
 Inputs = Mapping[str, Any]
 Use = Callable[[], AbstractContextManager[Any]]
-"""Gives the context that a model runs in, such as ``adapters.off``."""
+"""Returns the context that a model runs in, such as ``adapters.off``."""
 
 
-def cost(model: nn.Module, inputs: Inputs, use: Use, zero_shot: tuple[Inputs, Use] | None = None) -> Cost:
-    """Medians over rounds in which both prompts (``Collator.prompts``, of one example) take their turns.
+def measure_cost(model: nn.Module, inputs: Inputs, use: Use, zero_shot: tuple[Inputs, Use] | None = None) -> Cost:
+    """Return medians over rounds in which a prompt and the zero-shot prompt take turns.
 
-    ``zero_shot`` is ``None`` for what is that itself.
+    Args:
+        model: in evaluation mode.
+        inputs: the prompt of one example, as :meth:`icl.prompts.Collator.prompts` returns it.
+        use: the context that ``inputs`` are answered in.
+        zero_shot: the other prompt and its context; ``None`` where ``inputs`` are zero-shot themselves.
     """
-    runs = [(inputs, use)] if zero_shot is None else [(inputs, use), zero_shot]
+    prompts = [(inputs, use)] if zero_shot is None else [(inputs, use), zero_shot]
     rounds: list[list[tuple[float, float]]] = []
     start = perf_counter()
     while len(rounds) <= ROUNDS[0] or (perf_counter() - start < SECONDS and len(rounds) <= ROUNDS[1]):
         rounds.append([])
-        for prompt, context in runs:
+        for prompt, context in prompts:
             with context():
-                first = _seconds(model, prompt, 1)
-                rounds[-1].append((first, (_seconds(model, prompt, 1 + STEPS) - first) / STEPS))
-    # of each prompt, (prefill, decode), without the first round, which warms up
-    medians = [[median(kind) for kind in zip(*own)] for own in zip(*rounds[1:])]
-    (prefill, decode), (prefill0, decode0) = medians[0], medians[-1]
+                first = _time_answer(model, prompt, 1)
+                rounds[-1].append((first, (_time_answer(model, prompt, 1 + STEPS) - first) / STEPS))
+    # (prefill, decode) of each prompt, without the first round, which warms up
+    medians = [[1e3 * median(times) for times in zip(*turns)] for turns in zip(*rounds[1:])]
+    (prefill, decode), (zero_prefill, zero_decode) = medians[0], medians[-1]
     with use():
-        peak = _peak(model, inputs)
-        flops = [_flops(model, inputs, tokens) for tokens in (1, 2)]
+        peak = _measure_peak(model, inputs)
+        flops = [_count_flops(model, inputs, tokens) for tokens in (1, 2)]
         cached = internals.cache_in(internals.outputs_of(_generate(model, inputs, 2)))
     return Cost(
         tokens=inputs["input_ids"].shape[1],
-        prefill_ms=1e3 * prefill,
-        decode_ms=1e3 * decode,
-        zero_prefill_ms=1e3 * prefill0,
-        zero_decode_ms=1e3 * decode0,
+        prefill_ms=prefill,
+        decode_ms=decode,
+        zero_prefill_ms=zero_prefill,
+        zero_decode_ms=zero_decode,
         prefill_flops=flops[0],
         decode_flops=flops[1] - flops[0],
         cache_bytes=sum(t.nbytes for layer in cached.layers for t in (layer.keys, layer.values)),
@@ -64,34 +68,31 @@ def cost(model: nn.Module, inputs: Inputs, use: Use, zero_shot: tuple[Inputs, Us
     )
 
 
-def _generate(model: Any, inputs: Inputs, tokens: int) -> Any:
-    """Exactly so many."""
-    config = greedy_config(model.generation_config)
-    config.update(max_new_tokens=tokens, min_new_tokens=tokens, return_dict_in_generate=True)
-    return model.generate(**inputs, generation_config=config)
-
-
 def greedy_config(config: GenerationConfig) -> GenerationConfig:
-    """The model's own, without what draws or searches."""
+    """Return a copy of a model's generation configuration that neither samples nor searches."""
     config = copy.deepcopy(config)
     config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, max_length=None)
     return config
 
 
-def _seconds(model: Any, inputs: Inputs, tokens: int) -> float:
-    _wait(model)
-    start = perf_counter()
+def _generate(model: Any, inputs: Inputs, tokens: int) -> Any:
+    config = greedy_config(model.generation_config)
+    config.update(max_new_tokens=tokens, min_new_tokens=tokens, return_dict_in_generate=True)
+    return model.generate(**inputs, generation_config=config)
+
+
+def _time_answer(model: Any, inputs: Inputs, tokens: int) -> float:
+    def synchronized_clock() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return perf_counter()
+
+    start = synchronized_clock()
     _generate(model, inputs, tokens)
-    _wait(model)
-    return perf_counter() - start
+    return synchronized_clock() - start
 
 
-def _wait(model: Any) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _peak(model: Any, inputs: Inputs) -> int | None:
+def _measure_peak(model: Any, inputs: Inputs) -> int | None:
     if model.device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats()
@@ -99,35 +100,34 @@ def _peak(model: Any, inputs: Inputs) -> int | None:
     return torch.cuda.max_memory_allocated()
 
 
-def _flops(model: nn.Module, inputs: Inputs, tokens: int) -> int:
-    """Of matrix products, convolutions and attention, which torch counts as if nothing were masked."""
-    _probe_counter()
-    with _frozen(model), _counter() as counter:
+def _count_flops(model: nn.Module, inputs: Inputs, tokens: int) -> int:
+    """Count matrix products, convolutions and attention, which torch counts as if nothing were masked."""
+    _check_flop_counter()
+    with _without_gradients(model), _flop_counter() as counter:
         _generate(model, inputs, tokens)
     return int(counter.get_total_flops())
 
 
-def _counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={internals.cpu_attention(): _sdpa_on_cpu})
+def _flop_counter() -> FlopCounterMode:
+    def count_attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    return FlopCounterMode(display=False, custom_mapping={internals.cpu_attention(): count_attention})
 
 
-@cached
-def _probe_counter() -> None:
-    """Attention on a CPU ends in an operator that is torch's own, and would be left out under another name."""
+@cache
+def _check_flop_counter() -> None:
+    """Raise if attention on a CPU is not counted: it ends in torch's own operator, which may get another name."""
     pair = torch.zeros(1, 1, 2, 8)
-    with _counter() as counter:
+    with _flop_counter() as counter:
         torch.nn.functional.scaled_dot_product_attention(pair, pair, pair)
     if counter.get_total_flops() != 2 * 2 * 2 * 2 * 8:
         raise RuntimeError(f"cost: torch {torch.__version__} computes attention by an operator that is not counted")
 
 
-def _sdpa_on_cpu(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """The counter looks for gradients of all that requires one, also where none are computed."""
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """Let no parameter require a gradient, which the counter looks for also where none are computed."""
     trained = [p for p in model.parameters() if p.requires_grad]
     try:
         for p in trained:

@@ -1,4 +1,4 @@
-"""Rows of results as tables: for a terminal of any width, and whole in Markdown, with what their columns mean."""
+"""Tables of results for a terminal of any width, and whole in Markdown, with what their columns mean."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from functools import partial
 
 from rich.cells import cell_len
 from rich.console import Group
-from rich.table import Column as RichColumn
 from rich.table import Table
 from rich.text import Text
 
 from icl.evaluation.metrics.scoring import METRICS
-from icl.evaluation.results import ResultRow
+from icl.evaluation.result_rows import ResultRow
 
 # What a column of rich has beside its text, and what a table has.
 _PADDING, _EDGE = 3, 1
@@ -45,19 +44,24 @@ _TIMES = (
 
 @dataclass(frozen=True)
 class ResultColumn:
-    """A column of a table of results."""
+    """A column of a table of results.
+
+    Args:
+        name: as in results.csv, and for ``--columns``.
+        head: its title.
+        text: the text of a row.
+        rank: columns of a lower rank are kept where there is not room for all; those of rank 0 always.
+        note: what stands under the table about it.
+    """
 
     name: str
-    """As in results.csv, and for ``--columns``."""
     head: str
     text: Callable[[ResultRow], str]
     rank: int
-    """Columns of a lower rank are kept where there is not room for all; those of rank 0 always."""
     note: str | None = None
-    """What stands under the table about it."""
 
 
-def _number(name: str, unit: float, row: ResultRow) -> str:
+def _format_number(name: str, unit: float, row: ResultRow) -> str:
     value = row.get(name)
     if value is None:
         return ""
@@ -65,15 +69,15 @@ def _number(name: str, unit: float, row: ResultRow) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _score(name: str, row: ResultRow) -> str:
+def _format_score(name: str, row: ResultRow) -> str:
     value, low, high = (row.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if value is None:
         return ""
     return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _numeric(name: str, head: str, rank: int, note: str | None = None, unit: float = 1) -> ResultColumn:
-    return ResultColumn(name, head, partial(_number, name, unit), rank, note)
+def _number_column(name: str, head: str, rank: int, note: str | None = None, unit: float = 1) -> ResultColumn:
+    return ResultColumn(name, head, partial(_format_number, name, unit), rank, note)
 
 
 _HEADS = {"exact": "exact match", "vqa": "VQA accuracy", "cider": "CIDEr-D", "bleu4": "BLEU-4"}
@@ -84,65 +88,68 @@ _ROWS = [
     ResultColumn("shots", "shots", lambda row: f"{row['shots']} {row['strategy'] or ''}".strip(), 0),
 ]
 _WORTH = [
-    *(ResultColumn(name, _HEADS.get(name, name), partial(_score, name), 1, _BOUNDS) for name in METRICS),
+    *(ResultColumn(name, _HEADS.get(name, name), partial(_format_score, name), 1, _BOUNDS) for name in METRICS),
     ResultColumn("interval_of", "interval over", lambda row: row["interval_of"] or "", 4),
     ResultColumn("seeds", "seeds", lambda row: str(row["seeds"]), 2),
     ResultColumn("examples", "examples", lambda row: str(row["examples"]), 2),
-    _numeric("geodesic", "geodesic", 5, _STATES),
-    _numeric("l2", "L2", 6, _STATES),
-    _numeric("attention_kl", "attention KL", 7, _ATTENTION),
-    ResultColumn("test_reads", "test read", lambda row: _reads(row["test_reads"]), 3, _READS),
+    _number_column("geodesic", "geodesic", 5, _STATES),
+    _number_column("l2", "L2", 6, _STATES),
+    _number_column("attention_kl", "attention KL", 7, _ATTENTION),
+    ResultColumn("test_reads", "test read", lambda row: _format_reads(row["test_reads"]), 3, _READS),
 ]
 _NOTE = ResultColumn("note", "note", lambda row: row["note"] or "", 8)
 _COST = [
     ResultColumn("parameters", "parameters", lambda row: f"{row['parameters']:,}" if row["parameters"] else "", 1),
-    _numeric("train_seconds", "training seconds", 3),
-    _numeric("tokens", "prompt tokens", 5),
-    _numeric("prefill_ms", "prefill ms", 4, _TIMES),
-    _numeric("prefill_of_zero_shot", "prefill / zero-shot", 1, _TIMES),
-    _numeric("prefill_of_k_shot", "prefill / k-shot", 2, _TIMES),
-    _numeric("decode_ms", "decode ms", 8, _TIMES),
-    _numeric("decode_of_zero_shot", "decode / zero-shot", 6, _TIMES),
-    _numeric("decode_of_k_shot", "decode / k-shot", 7, _TIMES),
-    _numeric("prefill_flops", "prefill GFLOP", 9, unit=1e9),
-    _numeric("cache_bytes", "cache MB", 9, unit=1e6),
-    _numeric("peak_bytes", "peak MB", 9, unit=1e6),
+    _number_column("train_seconds", "training seconds", 3),
+    _number_column("tokens", "prompt tokens", 5),
+    _number_column("prefill_ms", "prefill ms", 4, _TIMES),
+    _number_column("prefill_of_zero_shot", "prefill / zero-shot", 1, _TIMES),
+    _number_column("prefill_of_k_shot", "prefill / k-shot", 2, _TIMES),
+    _number_column("decode_ms", "decode ms", 8, _TIMES),
+    _number_column("decode_of_zero_shot", "decode / zero-shot", 6, _TIMES),
+    _number_column("decode_of_k_shot", "decode / k-shot", 7, _TIMES),
+    _number_column("prefill_flops", "prefill GFLOP", 9, unit=1e9),
+    _number_column("cache_bytes", "cache MB", 9, unit=1e6),
+    _number_column("peak_bytes", "peak MB", 9, unit=1e6),
 ]
 COLUMNS = {column.name: column for column in (*_ROWS, *_WORTH, _NOTE, *_COST)}
-"""All that there are, by name."""
+"""All columns by name."""
 
 
 def parse_columns(names: str) -> list[ResultColumn]:
-    """The columns of a list such as "method,exact". ``ValueError`` names one that is none.
+    """Return the columns of a list such as "method,exact". ``ValueError`` names one that there is not.
 
     >>> [column.head for column in parse_columns("method, prefill_ms")]
     ['method', 'prefill ms']
     """
-    wanted = [name.strip() for name in names.split(",")]
-    if unknown := [name for name in wanted if name not in COLUMNS]:
+    stripped = dict.fromkeys(name.strip() for name in names.split(","))
+    if unknown := [name for name in stripped if name not in COLUMNS]:
         raise ValueError(f"columns must be of {', '.join(COLUMNS)}, got {unknown[0]!r}")
-    return [COLUMNS[name] for name in dict.fromkeys(wanted)]
+    return [COLUMNS[name] for name in stripped]
 
 
 def terminal_tables(rows: Sequence[ResultRow], width: int, columns: Sequence[ResultColumn] = ()) -> Group:
-    """The given columns as a table, or two tables, of scores and of costs, with the columns that there is room for.
+    """Return a table of the given columns, or one of scores and one of costs with the columns that there is room for.
 
     Under them stands what the columns mean, and what a reader has to know about single rows.
     """
     if columns:
-        return Group(_table(columns, rows, width), *map(Text, _explanations(columns)))
-    several = [column for column in _ROWS if column.name not in ("model", "task") or _differs(column, rows)]
+        return Group(_make_table(columns, rows, width), *map(Text, _column_notes(columns)))
+    several = [
+        column
+        for column in _ROWS
+        if column.name not in ("model", "task") or len({column.text(row) for row in rows}) > 1
+    ]
     parts: list[Table | Text] = []
+    if rows and len(several) < len(_ROWS):
+        parts.append(Text(", ".join(f"{c.head} {c.text(rows[0])}" for c in _ROWS if c not in several)))
     left_out: list[ResultColumn] = []
     for own in (_WORTH, _COST):
-        known = _known([*several, *own], rows)
-        chosen = _fitting(known, rows, width)
-        left_out += [column for column in known if column not in chosen]
-        parts += [_table(chosen, rows, width), *map(Text, _explanations(chosen))]
-    if rows and len(several) < len(_ROWS):
-        same = [f"{column.head} {column.text(rows[0])}" for column in _ROWS if column not in several]
-        parts.insert(0, Text(", ".join(same)))
-    parts += [Text(f"{row['method']} {_ROWS[-1].text(row)}: {note}") for row in rows if (note := _note(row))]
+        filled = _drop_empty([*several, *own], rows)
+        fitting = _select_columns(filled, rows, width)
+        left_out += [column for column in filled if column not in fitting]
+        parts += [_make_table(fitting, rows, width), *map(Text, _column_notes(fitting))]
+    parts += [Text(f"{row['method']} {_ROWS[-1].text(row)}: {note}") for row in rows if (note := _row_note(row))]
     if left_out:
         names = ", ".join(column.name for column in left_out)
         parts.append(Text(f"No room at {width} columns for {names}: --columns chooses."))
@@ -150,75 +157,62 @@ def terminal_tables(rows: Sequence[ResultRow], width: int, columns: Sequence[Res
 
 
 def markdown_tables(rows: Sequence[ResultRow]) -> str:
-    """Both tables, with all columns that say something."""
+    """Return both tables in Markdown, with all columns that are not empty."""
     parts = []
     for own in ([*_WORTH, _NOTE], _COST):
-        columns = _known([*_ROWS, *own], rows)
+        columns = _drop_empty([*_ROWS, *own], rows)
         lines = [[column.head for column in columns], ["---"] * len(columns)]
-        lines += [[_escaped(column.text(row)) for column in columns] for row in rows]
+        # a text is one line, and no bar in it ends its cell
+        lines += [[" ".join(c.text(row).replace("|", "\\|").split()) for c in columns] for row in rows]
         parts.append("".join("| " + " | ".join(line) + " |\n" for line in lines))
-        parts += [f"{note}\n" for note in _explanations(columns)]
+        parts += [f"{note}\n" for note in _column_notes(columns)]
     return "\n".join(parts)
 
 
-def _table(columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int) -> Table:
-    table = Table(*(RichColumn(c.head, width=size, overflow="fold") for c, size in _sizes(columns, rows, width)))
+def _make_table(columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int) -> Table:
+    """Return a table whose columns are as wide as they need, and as their longest text where there is room for it."""
+    widths = [_minimal_width(column, rows, width) for column in columns]
+    room = width - _EDGE - sum(widths) - _PADDING * len(columns)
+    table = Table()
+    for column, least in zip(columns, widths):
+        more = max(map(cell_len, [column.head, *(column.text(row) for row in rows)])) - least
+        more = more if more <= room else 0
+        room -= more
+        table.add_column(column.head, width=least + more, overflow="fold")
     for row in rows:
         table.add_row(*(Text(column.text(row), overflow="fold") for column in columns))
     return table
 
 
-def _sizes(
-    columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int
-) -> Iterator[tuple[ResultColumn, int]]:
-    """What each column needs, and more where there is room for more of it on a line."""
-    needs = [_need(column, rows, width) for column in columns]
-    room = width - _EDGE - sum(needs) - _PADDING * len(columns)
-    for column, need in zip(columns, needs):
-        more = max(map(cell_len, [column.head, *(column.text(row) for row in rows)])) - need
-        more = more if more <= room else 0
-        room -= more
-        yield column, need + more
-
-
-def _need(column: ResultColumn, rows: Sequence[ResultRow], width: int) -> int:
-    """In characters: heads are written on as many lines as they have words, and so are long names."""
+def _minimal_width(column: ResultColumn, rows: Sequence[ResultRow], width: int) -> int:
+    """Return a width in characters: heads take as many lines as they have words, and long names several."""
     need = max(map(cell_len, [*column.head.split(), *(column.text(row) for row in rows)]))
     return need if column.rank else min(need, int(_SHARE * width))
 
 
-def _fitting(columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int) -> list[ResultColumn]:
+def _select_columns(columns: Sequence[ResultColumn], rows: Sequence[ResultRow], width: int) -> list[ResultColumn]:
     room = width - _EDGE
-    chosen = []
+    fitting = []
     for column in sorted(columns, key=lambda column: column.rank):
-        need = _need(column, rows, width) + _PADDING
+        need = _minimal_width(column, rows, width) + _PADDING
         if not column.rank or need <= room:
-            chosen.append(column)
+            fitting.append(column)
             room -= need
-    return [column for column in columns if column in chosen]
+    return [column for column in columns if column in fitting]
 
 
-def _known(columns: Sequence[ResultColumn], rows: Sequence[ResultRow]) -> list[ResultColumn]:
-    """Those that say something."""
+def _drop_empty(columns: Sequence[ResultColumn], rows: Sequence[ResultRow]) -> list[ResultColumn]:
     return [column for column in columns if any(column.text(row) for row in rows)]
 
 
-def _differs(column: ResultColumn, rows: Sequence[ResultRow]) -> bool:
-    return len({column.text(row) for row in rows}) > 1
-
-
-def _explanations(columns: Sequence[ResultColumn]) -> Iterator[str]:
+def _column_notes(columns: Sequence[ResultColumn]) -> Iterator[str]:
     yield from dict.fromkeys(column.note for column in columns if column.note)
 
 
-def _reads(count: int) -> str:
+def _format_reads(count: int) -> str:
     return "once" if count == 1 else f"for {count} choices"
 
 
-def _note(row: ResultRow) -> str:
-    reads = f"the test set was read {_reads(row['test_reads'])}" if row["test_reads"] > 1 else None
+def _row_note(row: ResultRow) -> str:
+    reads = f"the test set was read {_format_reads(row['test_reads'])}" if row["test_reads"] > 1 else None
     return "; ".join(filter(None, [row["note"], reads]))
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-# The evaluator means to say re.UNICODE, but where it says so stands the number of replacements, and that is 32.
+# The evaluator means re.UNICODE, but passes it where the number of replacements stands, and its value is 32.
 _FULL_STOPS = 32
 _NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
@@ -37,7 +37,7 @@ _CONTRACTIONS = {"somebody'd": "somebodyd"} | {
 
 
 def normalize_answer(answer: str) -> str:
-    """The answer as the VQA evaluator compares it: without punctuation and articles, numbers as digits.
+    """Return an answer as the VQA evaluator compares it: without punctuation and articles, numbers as digits.
 
     After https://visualqa.org/evaluation.html: lower case; no full stops but those before a digit; "none" and "zero" to
     "ten" as digits; no "a", "an", "the"; contractions with their apostrophe ("dont" is "don't"); other punctuation,
@@ -64,7 +64,7 @@ def normalize_answer(answer: str) -> str:
 
 
 def vqa_accuracy(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> list[float]:
-    """The share of people who said the same, three being enough: each row in [0, 1] (Antol et al., 2015).
+    """Return the share of people who gave the same answer, three being enough, by row (Antol et al., 2015).
 
     Of a row with ten answers it is the mean over the ten subsets of nine of min(1, matches/3), as ``vqaEval.py`` of
     VQAv2 (Goyal et al., 2017) has it and OK-VQA (Marino et al., 2019) takes it over; rows may have any number of
@@ -75,8 +75,8 @@ def vqa_accuracy(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -
     not the "2" of ten people. Published figures have this in them, so it stays.
 
     Args:
-        predictions: one answer a row; empty where the model said nothing.
-        answers: what people said, row by row.
+        predictions: one answer a row, which may be empty.
+        answers: people's answers, row by row.
 
     Raises:
         TypeError, ValueError: a row is no string, or has fewer than two answers; the message names it.
@@ -85,31 +85,33 @@ def vqa_accuracy(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -
     [0.9, 0.0]
     """
     scores = []
-    for row, (said, given) in enumerate(checked(predictions, answers, "answers")):
-        if len(given) == 1:
+    for row, (prediction, references) in enumerate(pair_rows(predictions, answers, "answers")):
+        if len(references) == 1:
             raise ValueError(f"answers[{row}] must have two answers or more, got 1: exact_match compares with one")
-        said, given = _trimmed(said), [_trimmed(answer) for answer in given]
-        if len(set(given)) > 1:
-            said, given = normalize_answer(said), [normalize_answer(answer) for answer in given]
-        matches = given.count(said)
+        prediction, *references = map(_trim, (prediction, *references))
+        if len(set(references)) > 1:
+            prediction, *references = map(normalize_answer, (prediction, *references))
+        count, matches = len(references), references.count(prediction)
         # leaving out one that matches, and one that does not
-        shares = matches * min(1.0, (matches - 1) / 3) + (len(given) - matches) * min(1.0, matches / 3)
-        scores.append(shares / len(given))
+        shares = matches * min(1.0, (matches - 1) / 3) + (count - matches) * min(1.0, matches / 3)
+        scores.append(shares / count)
     return scores
 
 
 def exact_match(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> list[float]:
-    """1 for rows whose prediction is one of the answers after :func:`normalize_answer`, else 0.
+    """Return 1 for rows whose prediction is one of the answers after :func:`normalize_answer`, else 0.
 
     >>> exact_match(["A cat.", "three", ""], [["cat"], ["2", "4"], ["cat"]])
     [1.0, 0.0, 0.0]
     """
-    rows = checked(predictions, answers, "answers")
-    return [float(normalize_answer(said) in map(normalize_answer, given)) for said, given in rows]
+    rows = pair_rows(predictions, answers, "answers")
+    return [float(normalize_answer(prediction) in map(normalize_answer, references)) for prediction, references in rows]
 
 
-def checked(predictions: Sequence[str], references: Sequence[Iterable[str]], name: str) -> list[tuple[str, list[str]]]:
-    """The rows: a prediction and what it is compared with, one reference at least.
+def pair_rows(
+    predictions: Sequence[str], references: Sequence[Iterable[str]], name: str
+) -> list[tuple[str, list[str]]]:
+    """Return each prediction with what it is compared with, one reference at least.
 
     Raises:
         TypeError, ValueError: names the argument, the row, what it got and what it wanted.
@@ -120,20 +122,19 @@ def checked(predictions: Sequence[str], references: Sequence[Iterable[str]], nam
     if len(predictions) != len(references):
         raise ValueError(f"{name} must have one entry a prediction, got {len(references)} for {len(predictions)}")
     rows = []
-    for row, (said, given) in enumerate(zip(predictions, references)):
-        if not isinstance(said, str):
-            raise TypeError(f"predictions[{row}] must be a string, got {said!r}")
-        if isinstance(given, str) or not isinstance(given, Iterable):
-            raise TypeError(f"{name}[{row}] must be a list of strings, got {given!r}")
-        given = list(given)
-        if not given:
+    for row, (prediction, texts) in enumerate(zip(predictions, references)):
+        if not isinstance(prediction, str):
+            raise TypeError(f"predictions[{row}] must be a string, got {prediction!r}")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise TypeError(f"{name}[{row}] must be a list of strings, got {texts!r}")
+        texts = list(texts)
+        if not texts:
             raise ValueError(f"{name}[{row}] must not be empty")
-        for text in given:
-            if not isinstance(text, str):
-                raise TypeError(f"{name}[{row}] must be a list of strings, got {text!r} in it")
-        rows.append((said, given))
+        if strange := [text for text in texts if not isinstance(text, str)]:
+            raise TypeError(f"{name}[{row}] must be a list of strings, got {strange[0]!r} in it")
+        rows.append((prediction, texts))
     return rows
 
 
-def _trimmed(answer: str) -> str:
+def _trim(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-# As it writes them. Brackets are on the evaluator's list of what to drop, but in upper case, so they stay.
+# As the evaluator writes them. Brackets are on its list of what to drop, but in upper case, so they stay.
 _WRITTEN = str.maketrans(
     {
         "(": " -lrb- ", ")": " -rrb- ", "[": " -lsb- ", "]": " -rsb- ", "{": " -lcb- ", "}": " -rcb- ",
@@ -45,10 +45,10 @@ _TOKEN = re.compile(
 
 
 def words(caption: str) -> list[str]:
-    """The words of the caption, in lower case and without punctuation.
+    """Return the words of a caption, in lower case and without punctuation.
 
-    As the evaluator's: clitics apart ("it 's", "is n't", "can not"), hyphens kept, full stops kept in abbreviations,
-    brackets as "-lrb-" and the like, which its list of punctuation misses, and "!!", which it lacks.
+    They are the evaluator's: clitics apart ("it 's", "is n't", "can not"), hyphens kept, full stops kept in
+    abbreviations, brackets as "-lrb-" and the like, which its list of punctuation misses, and "!!", which it lacks.
 
     >>> words("Two men (one isn't tall) at St. Paul's, 10:30 a.m.")
     ['two', 'men', '-lrb-', 'one', 'is', "n't", 'tall', '-rrb-', 'at', 'st.', 'paul', "'s", '10:30', 'a.m.']

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, Strict
+from pydantic.dataclasses import dataclass
 
 from icl.evaluation.metrics.answers import exact_match, vqa_accuracy
-from icl.evaluation.metrics.captions import bleu4, chair, cider_d, mentioned
+from icl.evaluation.metrics.captions import ChairScore, bleu4, chair, cider_d, mentioned
 from icl.evaluation.metrics.intervals import mean_interval, wilson_interval
 
 References = Sequence[Sequence[str]]
 # CIDEr-D, the largest of the metrics, ends at 10.
-_LARGEST = 100
+_Value = Annotated[float, Strict(), Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MetricScore:
-    """A metric's value on a test set."""
+    """A metric's value on a test set, and its values by example, where ``value`` is their mean."""
 
-    value: float
-    rows: tuple[float, ...] | None
-    """By example, where ``value`` is their mean."""
-
-    def __post_init__(self) -> None:
-        values = (self.value, *(self.rows or ()))
-        if not all(abs(value) <= _LARGEST for value in values):
-            raise ValueError(f"MetricScore: all values must be from -{_LARGEST} to {_LARGEST}, got {values!r:.100}")
+    value: _Value
+    rows: tuple[_Value, ...] | None
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -39,28 +35,30 @@ class MetricScore:
         return mean_interval(self.rows)
 
 
-def _mean(rows: Sequence[float]) -> MetricScore:
+def _average(rows: Sequence[float]) -> MetricScore:
     return MetricScore(fmean(rows), tuple(rows))
 
 
-def _chair(answers: Sequence[str], references: References) -> Any:
+def _compute_chair(answers: Sequence[str], references: References) -> ChairScore:
     objects = [{name for text in row for name in mentioned(text)} for row in references]
     return chair(answers, objects)
 
 
 METRICS: Mapping[str, Callable[[Sequence[str], References], MetricScore]] = {
-    "exact": lambda answers, references: _mean(exact_match(answers, references)),
-    "vqa": lambda answers, references: _mean(vqa_accuracy(answers, references)),
-    "cider": lambda answers, references: _mean(cider_d(answers, references)),
+    "exact": lambda answers, references: _average(exact_match(answers, references)),
+    "vqa": lambda answers, references: _average(vqa_accuracy(answers, references)),
+    "cider": lambda answers, references: _average(cider_d(answers, references)),
     "bleu4": lambda answers, references: MetricScore(bleu4(answers, references), None),
-    "chair_s": lambda answers, references: _mean(
-        [float(bool(row)) for row in _chair(answers, references).hallucinated]
+    "chair_s": lambda answers, references: _average(
+        [float(bool(row)) for row in _compute_chair(answers, references).hallucinated]
     ),
-    "chair_i": lambda answers, references: MetricScore(_chair(answers, references).instance, None),
+    "chair_i": lambda answers, references: MetricScore(_compute_chair(answers, references).instance, None),
 }
-"""By name, from answers and all references of each. The objects in an image, for CHAIR, are those that its reference
-captions mention: where labels of segments are at hand too, :func:`icl.evaluation.metrics.captions.chair` takes both, as
-the paper does."""
+"""The metrics by name, as functions of answers and all references of each.
+
+The objects in an image, for CHAIR, are those that its reference captions mention: where labels of segments are at hand
+too, :func:`icl.evaluation.metrics.captions.chair` takes both, as the paper does.
+"""
 
 # References that a metric needs of each example, where one is not enough.
 _LEAST = {"vqa": 2}

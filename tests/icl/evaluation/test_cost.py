@@ -9,7 +9,7 @@ import torch
 
 from icl import testbed
 from icl.adapters import HyperICLConfig, attach
-from icl.evaluation.cost import STEPS, cost, greedy_config
+from icl.evaluation.cost import STEPS, greedy_config, measure_cost
 
 L, D, MLP, V = 4, 64, 128, 82
 
@@ -27,7 +27,7 @@ def prompt(tokens: int) -> dict[str, torch.Tensor]:
 
 def test_operations_and_cache_are_those_of_the_decoder(model: Any) -> None:
     n = 24
-    found = cost(model, prompt(n), nullcontext)
+    found = measure_cost(model, prompt(n), nullcontext)
     weights = L * (4 * D * D + 3 * D * MLP)
     # each weight once a token and each pair of tokens twice, 2 operations each; the vocabulary for the last token alone
     assert found.prefill_flops == pytest.approx(2 * n * weights + 2 * V * D + 2 * L * 2 * n * n * D, rel=0.005)
@@ -57,7 +57,7 @@ def test_prompts_take_turns_in_their_own_contexts(model: Any, monkeypatch: pytes
         return out
 
     monkeypatch.setattr(model, "generate", counted)
-    cost(model, prompt(8), lambda: use("adapter"), (prompt(4), lambda: use("zero")))
+    measure_cost(model, prompt(8), lambda: use("adapter"), (prompt(4), lambda: use("zero")))
     assert calls[:4] == [("adapter", 1), ("adapter", 1 + STEPS), ("zero", 1), ("zero", 1 + STEPS)]
     assert calls[4:8] == calls[:4]
     assert {name for name, _ in calls[-3:]} == {"adapter"}
@@ -65,11 +65,11 @@ def test_prompts_take_turns_in_their_own_contexts(model: Any, monkeypatch: pytes
 
 def test_rank_adds_its_operations(model: Any) -> None:
     n, H, dh = 16, 2, 32
-    before = cost(model, prompt(n), nullcontext).prefill_flops
+    before = measure_cost(model, prompt(n), nullcontext).prefill_flops
     adapters = attach(model, HyperICLConfig(rank=4))
     try:
-        found = cost(model, prompt(n), lambda: adapters.use("default"))
-        assert cost(model, prompt(n), adapters.off).prefill_flops == before
+        found = measure_cost(model, prompt(n), lambda: adapters.use("default"))
+        assert measure_cost(model, prompt(n), adapters.off).prefill_flops == before
     finally:
         adapters.detach()
     # two factors and a gate for each head

@@ -75,7 +75,7 @@ def test_cost_is_compared_with_the_most_demonstrations() -> None:
         ("[]", "its format is None"),
         ('{"format": 9}', "its format is 9"),
         ('{"format": 1, "cells": []}', "an earlier version wrote it"),
-        ('{"format": 2, "cells": [{}]}', r"cells\[0\] must have model, base"),
+        ('{"format": 2, "cells": [{}]}', r"cells\.0\.model: Field required"),
     ],
 )
 def test_file_that_is_none_is_refused_and_left(content: str, message: str, tmp_path: Path) -> None:
@@ -150,10 +150,10 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
     told += process.stdout.readlines()
     process.wait()
     process.stdout.close()
-    methods = {c.method for c in Results(file).cells}
+    methods = {c.method for c in Results(file).measurements}
     assert {f"a {int(line)}" for line in told if line.endswith("\n")} <= methods
     Results(file).add(cell("after", 0, 1.0))
-    assert "after" in {c.method for c in Results(file).cells}
+    assert "after" in {c.method for c in Results(file).measurements}
 
 
 def test_scores_of_two_processes_are_joined(tmp_path: Path) -> None:
