@@ -151,7 +151,7 @@ def main(
         plan = replace(QUICK, seeds=(1, 2), trials=FULL.trials[::6], vectors=FULL.vectors[:1], queries=24, steps=2)
         losses = replace(losses, seeds=(1, 2), trials=COMPARISONS[:4], steps=2)
     results = measured(plan, out, "methods")
-    rows, variants = tables.methods(plan, results), tables.ablations(plan, results)
+    rows, variants = tables.method_rows(plan, results), tables.ablation_rows(plan, results)
     gains = comparisons(measured(losses, out, "losses"))
     write_csv(docs / "methods.csv", rows, variants, gains)
     page = [

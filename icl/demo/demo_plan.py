@@ -1,4 +1,4 @@
-"""What the demo does: jobs, each of which leaves one file of results."""
+"""What the demo does, as a plan: jobs, each of which leaves one file of results."""
 
 from __future__ import annotations
 
@@ -18,101 +18,100 @@ from icl.adapters import (
     TaskVectorConfig,
 )
 from icl.common.files import digest
-from icl.losses import Objective
-from icl.testbed import ANCHOR, ANCHOR_CE, BASES, CE, L2_CE, LOGITS_CE, TRIALS, Trial, weights_folder
+from icl.testbed import ANCHOR, BASES, BOTH, CE, EUCLIDEAN, LOGITS, TRIALS, Trial, folder_of
 
-Kind = Literal["selection", "base", "trial", "vector", "ablation", "attention", "latency"]
+JobKind = Literal["selection", "base", "trial", "vector", "ablation", "attention", "latency"]
 
-_HYPER = Trial("Hyper-ICL", "options", (HyperICLConfig(),), ANCHOR_CE, 150, data=500)
+_HYPER = Trial("Hyper-ICL", "options", (HyperICLConfig(),), BOTH, 150, data=500)
 _HIFI = Trial("HiFICL", "fixed_map", (HiFICLConfig(),), CE, 100, 2e-2, 500)
-_MIMIC = Trial("MimIC", "fixed_map", (MimICConfig(),), L2_CE, 250, 2e-2, 500)
+_MIMIC = Trial("MimIC", "fixed_map", (MimICConfig(),), EUCLIDEAN, 250, 2e-2, 500)
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """One thing changed in a trial."""
+    """A trial with one thing changed, as the variant of a group."""
 
     group: str
     variant: str
     trial: Trial
 
 
-def _changed(group: str, variant: str, trial: Trial, config: AdapterConfig | None = None, **changes: Any) -> Ablation:
+def _ablate(group: str, variant: str, trial: Trial, config: AdapterConfig | None = None, **changes: Any) -> Ablation:
     configs = trial.configs if config is None else (config,)
     name = f"{trial.name}, {group} {variant}"
     return Ablation(group, variant, dataclasses.replace(trial, name=name, configs=configs, **changes))
 
 
-def _curved(c: float) -> Objective:
-    return dataclasses.replace(ANCHOR_CE, c=c)
-
-
 ABLATIONS = (
-    _changed("loss", "CE alone", _HYPER, objective=CE),
-    _changed("loss", "L2 and CE", _HYPER, objective=L2_CE),
-    _changed("loss", "anchor alone", _HYPER, objective=ANCHOR),
-    _changed("loss", "anchor and CE", _HYPER),
-    *(_changed("rank", str(r), _HYPER, HyperICLConfig(rank=r)) for r in (1, 2, 4, 8)),
-    _changed("gate", "layer", _HYPER, HyperICLConfig(gate="layer")),
-    _changed("gate", "head", _HYPER, HyperICLConfig(gate="head")),
-    _changed("gate", "token", _HYPER),
-    *(_changed("curvature", f"{c:g}", _HYPER, objective=_curved(c)) for c in (0.01, 0.1, 1.0)),
-    *(_changed("teacher's shots", str(k), _HYPER, shots=k) for k in (4, 8, 16)),
-    _changed("corrects", "scores", _HYPER),
-    _changed("corrects", "output", _HYPER, HyperICLConfig(correct="output")),
-    _changed("start", "paper", _HIFI),
-    _changed("start", "identity", _HIFI, HiFICLConfig(start="identity")),
-    _changed("factors of", "both", _HIFI),
-    _changed("factors of", "keys", _HIFI, HiFICLConfig(factorise="keys")),
-    _changed("factors of", "values", _HIFI, HiFICLConfig(factorise="values")),
-    _changed("factors of", "none", _HIFI, HiFICLConfig(factorise="none")),
-    _changed("mass", "shared", _HIFI),
-    _changed("mass", "added", _HIFI, HiFICLConfig(mass="added")),
-    _changed("direction for each", "head", _MIMIC),
-    _changed("direction for each", "layer", _MIMIC, MimICConfig(direction="layer")),
-    _changed("mass by", "query", _MIMIC),
-    _changed("mass by", "constant", _MIMIC, MimICConfig(mass="constant")),
-    _changed("teaches", "states", _MIMIC),
-    _changed("teaches", "logits", _MIMIC, objective=LOGITS_CE),
+    _ablate("loss", "CE alone", _HYPER, objective=CE),
+    _ablate("loss", "L2 and CE", _HYPER, objective=EUCLIDEAN),
+    _ablate("loss", "anchor alone", _HYPER, objective=ANCHOR),
+    _ablate("loss", "anchor and CE", _HYPER),
+    *(_ablate("rank", str(r), _HYPER, HyperICLConfig(rank=r)) for r in (1, 2, 4, 8)),
+    _ablate("gate", "layer", _HYPER, HyperICLConfig(gate="layer")),
+    _ablate("gate", "head", _HYPER, HyperICLConfig(gate="head")),
+    _ablate("gate", "token", _HYPER),
+    *(_ablate("curvature", f"{c:g}", _HYPER, objective=dataclasses.replace(BOTH, c=c)) for c in (0.01, 0.1, 1.0)),
+    *(_ablate("teacher's shots", str(k), _HYPER, shots=k) for k in (4, 8, 16)),
+    _ablate("corrects", "scores", _HYPER),
+    _ablate("corrects", "output", _HYPER, HyperICLConfig(correct="output")),
+    _ablate("start", "paper", _HIFI),
+    _ablate("start", "identity", _HIFI, HiFICLConfig(start="identity")),
+    _ablate("factors of", "both", _HIFI),
+    _ablate("factors of", "keys", _HIFI, HiFICLConfig(factorise="keys")),
+    _ablate("factors of", "values", _HIFI, HiFICLConfig(factorise="values")),
+    _ablate("factors of", "none", _HIFI, HiFICLConfig(factorise="none")),
+    _ablate("mass", "shared", _HIFI),
+    _ablate("mass", "added", _HIFI, HiFICLConfig(mass="added")),
+    _ablate("direction for each", "head", _MIMIC),
+    _ablate("direction for each", "layer", _MIMIC, MimICConfig(direction="layer")),
+    _ablate("mass by", "query", _MIMIC),
+    _ablate("mass by", "constant", _MIMIC, MimICConfig(mass="constant")),
+    _ablate("teaches", "states", _MIMIC),
+    _ablate("teaches", "logits", _MIMIC, objective=LOGITS),
 )
-"""Those of METHODS. A variant that is as the method has it by default stands in several groups, and is trained once."""
+"""The ablations. A variant that is the method's default stands in several groups, and is trained once."""
 
 VECTORS = {
     "Task vector": TaskVectorConfig(),
     "Function vector": FunctionVectorConfig(heads=4),
     "In-context vector": InContextVectorConfig(),
 }
-"""Read off the base, without training."""
+"""Methods that are read off the base, without training."""
 
 
 @dataclass(frozen=True)
 class DemoJob:
-    """Something that leaves a file of results. ``cost`` is about how many steps of training take as long."""
+    """A piece of work that leaves a file of results.
 
-    kind: Kind
+    ``cost`` is about how many steps of training take as long; ``subject`` is what the job's kind takes: a trial, a
+    configuration, or numbers.
+    """
+
+    kind: JobKind
     name: str
     task: str
     seed: int
     cost: float = field(repr=False)
-    what: Any = None
+    subject: Any = None
 
     @property
     def key(self) -> str:
-        """Of its file."""
+        """The name of its file."""
         name = f"{self.kind} {self.name} {self.task} {self.seed}".lower()
         return "-".join("".join(c if c.isalnum() or c == "_" else " " for c in name.replace("+", " and ")).split())
 
     @property
     def fingerprint(self) -> str:
-        """Of all that decides its results."""
+        """The digest of all that decides its results."""
         versions = [metadata.version(name) for name in ("hyperbolic-icl", "torch", "transformers")]
-        weights = (weights_folder(BASES[self.seed]) / "model.safetensors").read_bytes()
+        weights = (folder_of(BASES[self.seed]) / "model.safetensors").read_bytes()
         return digest(repr((self, versions, digest(weights))))
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """How much of it is done.
+    """How much of the demo is done.
 
     Args:
         name: of the plan, for the page.
@@ -135,63 +134,63 @@ class DemoPlan:
     rounds: int = 21
 
     def cut(self, trial: Trial) -> Trial:
+        """Return the trial with no more steps than this plan takes."""
         return trial if self.steps is None else dataclasses.replace(trial, steps=min(trial.steps, self.steps))
 
     def jobs(self) -> list[DemoJob]:
-        """In the order of the page; those that need what others leave come last."""
+        """Return all jobs in the order of the page; those that need what others leave come last."""
         return list(self._list_jobs())
 
     def _list_jobs(self) -> Iterator[DemoJob]:
+        trials = [self.cut(trial) for trial in self.trials]
         for seed in self.seeds:
             yield DemoJob("selection", "strategies", "", seed, 400, (self.shots, self.queries))
-        for task in dict.fromkeys(trial.task for trial in self.trials):
+        for task in dict.fromkeys(trial.task for trial in trials):
             for seed in self.seeds:
                 yield DemoJob("base", "answers", task, seed, 100)
-        for trial in map(self.cut, self.trials):
+        for trial in trials:
             for seed in self.seeds:
-                yield _training("trial", trial, seed)
+                yield _training_job("trial", trial, seed)
         for task in self.vector_tasks:
             for name in self.vectors:
                 for seed in self.seeds:
                     yield DemoJob("vector", name, task, seed, 60, VECTORS[name])
         for trial in dict.fromkeys(self.ablated(ablation) for ablation in self.ablations):
             for seed in self.ablation_seeds:
-                yield _training("ablation", trial, seed)
+                yield _training_job("ablation", trial, seed)
         seed = self.seeds[0]
-        for trial in map(self.cut, self.trials):
+        for trial in trials:
             if trial.name == "Hyper-ICL, CE" and trial.task in ("options", "last_block"):
                 yield DemoJob("attention", trial.name, trial.task, seed, 30, trial)
         yield DemoJob("latency", "methods", "fixed_map", seed, 200, (self.rounds, tuple(self.methods().items())))
 
     def ablated(self, ablation: Ablation) -> Trial:
-        """What is trained for it: the same for two that do not differ in more than their names."""
-        label = f"{type(ablation.trial.configs[0]).__name__} {ablation.trial.configs[0]} {ablation.trial.objective}"
-        name = f"{digest(f'{label} {ablation.trial.shots}')[:8]}"
-        return dataclasses.replace(self.cut(ablation.trial), name=name)
+        """Return the trial of an ablation, the same for two that do not differ in more than their names."""
+        trial, config = ablation.trial, ablation.trial.configs[0]
+        name = digest(f"{type(config).__name__} {config} {trial.objective} {trial.shots}")[:8]
+        return dataclasses.replace(self.cut(trial), name=name)
 
     def methods(self) -> dict[str, tuple[AdapterConfig, ...]]:
-        """Those that differ in what they do to the model, by the names of their configurations."""
-        found = {method_of(trial): trial.configs for trial in self.trials}
+        """Return those that differ in what they do to the model, by the names of their configurations."""
+        configs = {method_of(trial): trial.configs for trial in self.trials}
         vectors = {name: (VECTORS[name],) for name in self.vectors}
         if "Task vector" in vectors:  # fitted, it stands at one layer
             vectors["Task vector"] = (TaskVectorConfig(layers=(2,)),)
-        return {**found, **vectors}
+        return {**configs, **vectors}
 
 
 def method_of(trial: Trial) -> str:
-    """Its name without what it is trained on."""
+    """Return a trial's name without what it is trained on."""
     return trial.name.partition(",")[0]
 
 
-def _training(kind: Kind, trial: Trial, seed: int) -> DemoJob:
+def _training_job(kind: JobKind, trial: Trial, seed: int) -> DemoJob:
     # prompts of these are the longest, with images among their words
-    a_step = 2.0 if trial.task in ("last_block", "set_conflict") else 1.0
-    return DemoJob(kind, trial.name, trial.task, seed, (20 + trial.steps) * a_step, trial)
+    cost = (20 + trial.steps) * (2.0 if trial.task in ("last_block", "set_conflict") else 1.0)
+    return DemoJob(kind, trial.name, trial.task, seed, cost, trial)
 
 
 FULL = DemoPlan()
 STANDARD = DemoPlan("standard", seeds=(1,))
 """One training of the base, and every trial as long as it takes. Marks are of three, which is for ``FULL`` to judge."""
-QUICK = DemoPlan(
-    "quick", seeds=(1,), ablations=ABLATIONS[:4], ablation_seeds=(1,), steps=60, shots=(1, 4, 16), rounds=9
-)
+QUICK = DemoPlan("quick", seeds=(1,), ablations=ABLATIONS[:4], steps=60, shots=(1, 4, 16), rounds=9)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from plotly.offline import get_plotlyjs
 
+from icl.common.files import write_json, write_text
 from icl.demo import figures, tables, verdict
 from icl.demo.demo_plan import DemoPlan
-from icl.demo.tables import JobResults
 from icl.testbed import BASES
 
 # autoescape: every value that is put in is escaped, whatever it is.
@@ -24,60 +25,43 @@ _PAGES = jinja2.Environment(
 )
 
 
-def write_page(plan: DemoPlan, results: JobResults, folder: Path) -> Path:
-    """``report.html``, and its tables as ``results.json`` and as CSV. Returns the page's path."""
-    rows, variants, choices = (
-        tables.methods(plan, results),
-        tables.ablations(plan, results),
-        tables.choices(plan, results),
-    )
+def write_page(plan: DemoPlan, results: tables.JobResults, folder: Path) -> Path:
+    """Write ``report.html``, and its tables as ``results.json`` and as CSV. Return the page's path."""
+    rows = tables.method_rows(plan, results)
+    ablations, strategies = tables.ablation_rows(plan, results), tables.strategy_rows(plan, results)
     versions = [f"{name} {metadata.version(name)}" for name in ("hyperbolic-icl", "torch", "transformers")]
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for job, result in results.items():
-        kinds.setdefault(job.kind, []).append({"method": job.name, "task": job.task, **result})
-    first = kinds["selection"][0]
-    outcomes = verdict.verdicts(rows)
+        by_kind.setdefault(job.kind, []).append({"method": job.name, "task": job.task, **result})
+    selection = by_kind["selection"][0]
+    verdicts = verdict.judge_tasks(rows)
     cpu = sum(result["cpu_seconds"] for result in results.values())
     page = _PAGES.get_template("page.html").render(
         plan=plan,
         bases=", ".join(BASES[seed] for seed in plan.seeds),
         cpu=cpu,
         versions=", ".join([*versions, f"Python {platform.python_version()}"]),
-        rounds=plan.rounds,
-        bank=first["bank"],
-        disk=first["disk"],
-        lift=first["lift"],
-        samples=first["samples"],
-        query=first["query"],
-        sheets=first["sheets"],
-        outcomes=outcomes,
-        headline=verdict.headline(outcomes),
-        choice=verdict.choice(choices),
-        chosen={
-            name: [row for row in choices if row.strategy == name]
-            for name in dict.fromkeys(r.strategy for r in choices)
-        },
+        selection=selection,
+        verdicts=verdicts,
+        headline=verdict.headline(verdicts),
+        comparison=verdict.compare_strategies(strategies),
+        strategies={name: list(line) for name, line in groupby(strategies, attrgetter("strategy"))},
         methods=rows,
-        ablations=variants,
-        attention=kinds.get("attention", []),
-        shown=_shown,
+        ablations=ablations,
+        attention=by_kind.get("attention", []),
         figures={
-            "disk": figures.disk(first["disk"]),
-            "choices": figures.choices(choices),
+            "disk": figures.disk(selection["disk"]),
+            "choices": figures.strategies(strategies),
             "accuracies": figures.accuracies(rows),
-            "curves": figures.curves(plan, results),
+            "curves": figures.curves(results),
         },
         plotly=get_plotlyjs(),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    every = {"plan": plan.name, "cpu_seconds": cpu, "methods": rows, "ablations": variants, "selection": choices}
-    (folder / "results.json").write_text(json.dumps(every, default=asdict, indent=1) + "\n", encoding="utf-8")
-    (folder / "results.csv").write_text(tables.as_csv(rows), encoding="utf-8")
-    (folder / "ablations.csv").write_text(tables.as_csv(variants), encoding="utf-8")
-    (folder / "selection.csv").write_text(tables.as_csv(choices), encoding="utf-8")
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    parts = {"methods": rows, "ablations": ablations, "selection": strategies}
+    lists = {name: [asdict(row) for row in part] for name, part in parts.items()}
+    write_json(folder / "results.json", {"plan": plan.name, "cpu_seconds": cpu, **lists}, indent=1)
+    for name, part in parts.items():
+        write_text(folder / ("results.csv" if name == "methods" else f"{name}.csv"), tables.as_csv(part))
+    write_text(folder / "report.html", page)
     return folder / "report.html"
-
-
-def _shown(row: Any) -> str:
-    return f"{row.accuracy:.3f} ({row.low:.2f} to {row.high:.2f})"

@@ -1,4 +1,4 @@
-"""Demonstrations chosen by each strategy from a bank of the training images, and what the model makes of them."""
+"""How well the model answers with demonstrations that each strategy selects from a bank of the training images."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "hyperbolic": {"strategy": "hyperbolic"},
     "hyperbolic, diverse": {"strategy": "hyperbolic", "diversity": 0.3},
 }
-"""Options of :func:`icl.bank.select`. Without TopK-CLIP: it compares texts too, and these queries have none."""
+"""Options of :func:`icl.bank.select` by name. Without TopK-CLIP: it compares texts too, and these queries have none."""
 _DIM, _EPOCHS = 16, 5
-# At a time: what the layers make of more is slower to reach.
+# Prompts in a batch: the layers' outputs of more are slower to reach.
 _PROMPTS = 40
-# On the disk.
-_SHOWN, _ASKED, _NEIGHBOURS = 300, 3, 4
+# Points on the disk, queries among them, and neighbours of each query.
+_POINTS, _QUERIES, _NEIGHBOURS = 300, 3, 4
 
 
-def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> dict[str, Any]:
-    """Right answers by strategy and number of demonstrations, how good the lift is, and the bank on the disk.
+def measure_strategies(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> dict[str, Any]:
+    """Return right answers by strategy and number of demonstrations, how good the lift is, and the bank on the disk.
 
-    Images and a list of them are left in ``demonstrations``, the bank in ``bank``: what a user begins with, and what
+    The images and a list of them stay in ``demonstrations``, the bank in ``bank``: what a user begins with, and what
     ``icl bank`` and ``icl select`` work on.
     """
     torch.manual_seed(seed)  # where the lift starts
     model, processor = load(BASES[seed])
     train, held = load_digits("train"), load_digits("held_out")
-    embedded, asked = (_embedded(model, split.pixels) for split in (train, held))
-    files = _export(folder / "demonstrations", train)
+    embedded, held_embedded = (_embed(model, split.pixels) for split in (train, held))
+    files = _export_images(folder / "demonstrations", train)
     lift = HyperbolicLift(embedded.shape[1], dim=_DIM)
     pairs = same_label_pairs(train.labels, seed)
     fitted = fit_lift(lift, embedded, pairs, groups=train.labels, epochs=_EPOCHS, seed=seed)
@@ -63,48 +63,49 @@ def selection(folder: Path, seed: int, shots: tuple[int, ...], queries: int) -> 
     labels = [DIGITS[digit] for digit in train.labels.tolist()]
     rows = {"id": names, "image": [str(file) for file in files], "label": labels, "image_embedding": embedded}
     bank = AnchorBank.build(folder / "bank", rows, lift=lift)
-    chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:queries].sort().values
+    asked = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:queries].sort().values
     with torch.no_grad():
-        points = lift(asked[chosen])
-    given = Queries(points, asked[chosen], ids=[f"held-out-{i}" for i in chosen.tolist()])
+        points = lift(held_embedded[asked])
+    bank_queries = Queries(points, held_embedded[asked], ids=[f"held-out-{i}" for i in asked.tolist()])
     with torch.inference_mode():
-        seen, shown = (encode_images(model, pixel_values(split.pixels)) for split in (train, held))
-    accuracy, sheets = {}, []
+        features, held_features = (encode_images(model, pixel_values(split.pixels)) for split in (train, held))
+    right, sheets = {}, []
     for name, options in STRATEGIES.items():
         for k in shots:
-            found = select(bank, given, k, seed=seed, **options)
+            rows_by_query = select(bank, bank_queries, k, seed=seed, **options)
             if k == shots[min(1, len(shots) - 1)]:
-                sheets.append({"strategy": name, "cards": [_card(train, row) for row in found[0].tolist()]})
-            pictures = torch.cat([seen[found], shown[chosen][:, None]], 1)
-            digits = train.labels[found], held.labels[chosen]
-            accuracy[f"{name}/{k}"] = _right(model, processor, pictures, *digits, seed)
+                cards = [_make_card(train, row) for row in rows_by_query[0].tolist()]
+                sheets.append({"strategy": name, "cards": cards})
+            pictures = torch.cat([features[rows_by_query], held_features[asked][:, None]], 1)
+            digits = train.labels[rows_by_query], held.labels[asked]
+            right[f"{name}/{k}"] = _count_right(model, processor, pictures, *digits, seed)
     return {
-        "queries": len(chosen),
-        "right": accuracy,
+        "queries": len(asked),
+        "right": right,
         "lift": asdict(fitted),
         "bank": {"rows": len(bank), "dim": bank.meta.dim, "c": bank.meta.c},
-        "disk": _disk(bank, train, held, points, chosen, seed),
-        "samples": [_card(train, int((train.labels == digit).nonzero()[0])) for digit in range(len(DIGITS))],
-        "query": _card(held, int(chosen[0])),
+        "disk": _reduce_sample(bank, train, held, points, asked, seed),
+        "samples": [_make_card(train, int((train.labels == digit).nonzero()[0])) for digit in range(len(DIGITS))],
+        "query": _make_card(held, int(asked[0])),
         "sheets": sheets,
     }
 
 
-def _card(split: DigitImages, row: int) -> dict[str, str]:
+def _make_card(split: DigitImages, row: int) -> dict[str, str]:
     """Return an image with its label, for a page."""
     return {"picture": data_uri(split.png(row)), "label": DIGITS[int(split.labels[row])]}
 
 
 @torch.no_grad()
-def _embedded(model: Any, pixels: Tensor) -> Tensor:
-    """The model's own vision encoder, as an embedder: unit vectors, as CLIP's are."""
+def _embed(model: Any, pixels: Tensor) -> Tensor:
+    """Return the mean state of the model's own vision encoder, as a unit vector, which CLIP's embeddings are."""
     values = pixel_values(pixels).transpose(0, 1)
     mean: Tensor = model.get_image_features(values).last_hidden_state.mean(1)
     return normalize(mean, dim=-1)
 
 
-def _export(folder: Path, split: DigitImages) -> list[Path]:
-    """A folder of PNG files, and a list of them with what they show, as users have them."""
+def _export_images(folder: Path, split: DigitImages) -> list[Path]:
+    """Write a folder of PNG files, and a list of them with their labels, as users have them."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder.resolve() / f"{i:04d}.png" for i in range(len(split))]
     lines = []
@@ -116,48 +117,49 @@ def _export(folder: Path, split: DigitImages) -> list[Path]:
 
 
 @torch.inference_mode()
-def _right(model: Any, processor: Any, pictures: Tensor, shown: Tensor, asked: Tensor, seed: int) -> int:
-    """Right answers, where each query has words for the digits that are drawn for it alone (docs/testbed.md).
+def _count_right(model: Any, processor: Any, pictures: Tensor, demonstrated: Tensor, asked: Tensor, seed: int) -> int:
+    """Count right answers, where each query has words for the digits that are sampled for it alone (docs/testbed.md).
 
-    ``pictures`` (N, k + 1, tokens, width) are what the model sees of k demonstrations, which show the digits ``shown``
+    ``pictures`` (N, k + 1, tokens, width) are the features of k demonstrations, which show the digits ``demonstrated``
     (N, k), and of the query, which shows ``asked`` (N,).
     """
     layout = EpisodeLayout.chat(processor, "image")
     words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
     generator = torch.Generator().manual_seed(seed)
     names = words[torch.rand(len(asked), len(words), generator=generator).argsort(1)[:, :10]]
-    ids = prompts(layout, names.gather(1, shown), processor.tokenizer.bos_token_id)
+    ids = prompts(layout, names.gather(1, demonstrated), processor.tokenizer.bos_token_id)
     parts = zip(ids.split(_PROMPTS), pictures.split(_PROMPTS))
-    answers = torch.cat([compute_logits(model, rows, seen.flatten(0, 2))[:, -1].argmax(-1) for rows, seen in parts])
+    answers = torch.cat([compute_logits(model, rows, images.flatten(0, 2))[:, -1].argmax(-1) for rows, images in parts])
     return int((answers == names.gather(1, asked[:, None])[:, 0]).sum())
 
 
-def _disk(
-    bank: AnchorBank, train: DigitImages, held: DigitImages, points: Tensor, chosen: Tensor, seed: int
+def _reduce_sample(
+    bank: AnchorBank, train: DigitImages, held: DigitImages, points: Tensor, asked: Tensor, seed: int
 ) -> dict[str, Any]:
-    """A sample of the bank and a few queries with their neighbours, in two dimensions."""
-    sample = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:_SHOWN]
-    queries = torch.linspace(0, len(points) - 1, _ASKED + 2)[1:-1].long()
+    """Return a sample of the bank and a few queries with their neighbours, in two dimensions."""
+    sample = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:_POINTS]
+    queries = torch.linspace(0, len(points) - 1, _QUERIES + 2)[1:-1].long()
     hits = bank.search(points[queries], _NEIGHBOURS)
     rows = torch.cat([sample, hits.rows.flatten()]).unique()
     reduced = plot.reduce(torch.cat([bank.gather(rows), points[queries]]), c=bank.meta.c, keep_depth=True)
-    found = torch.searchsorted(rows, hits.rows)
+    neighbours = torch.searchsorted(rows, hits.rows)
     stars = len(rows) + torch.arange(len(queries))
-    edges = torch.stack([found, stars[:, None].expand_as(found)], -1).flatten(0, 1)
-    asked = chosen[queries].tolist()
+    edges = torch.stack([neighbours, stars[:, None].expand_as(neighbours)], -1).flatten(0, 1)
+    held_rows = asked[queries].tolist()
     return {
         "points": reduced.points.tolist(),
         "c": bank.meta.c,
         "stress": reduced.stress,
         "explained": reduced.explained,
-        "labels": [DIGITS[digit] for digit in train.labels[rows].tolist()] + ["query"] * len(asked),
-        "names": [f"{row:04d}" for row in rows.tolist()] + [f"query, a {DIGITS[int(held.labels[i])]}" for i in asked],
-        "pictures": [data_uri(train.png(row)) for row in rows.tolist()] + [data_uri(held.png(i)) for i in asked],
+        "labels": [DIGITS[digit] for digit in train.labels[rows].tolist()] + ["query"] * len(held_rows),
+        "names": [f"{row:04d}" for row in rows.tolist()]
+        + [f"query, a {DIGITS[int(held.labels[i])]}" for i in held_rows],
+        "pictures": [data_uri(train.png(row)) for row in rows.tolist()] + [data_uri(held.png(i)) for i in held_rows],
         "edges": edges.tolist(),
         "stars": stars.tolist(),
     }
 
 
 def data_uri(png: bytes) -> str:
-    """An image for a page that has no files beside it."""
+    """Return the address of an image that is part of its page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,18 +1,16 @@
-"""JobResults as rows: what each method reaches on each task, what it costs, and whether that is what was promised."""
+"""Results as tables: what each method reaches on each task, what it costs, and whether that is what was promised."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 from icl.demo.demo_plan import DemoJob, DemoPlan, method_of
 from icl.demo.selection import STRATEGIES
-from icl.evaluation import mean_interval, wilson_interval
-from icl.testbed import BASES, TRIALS, AccuracyBound, Trial
+from icl.evaluation import csv_table, mean_interval, wilson_interval
+from icl.testbed import BASES, TRIALS, AccuracyBound
 
 JobResults = Mapping[DemoJob, Mapping[str, Any]]
 DIFFERENCE = "rank 4 less rank 1"
@@ -41,7 +39,14 @@ NOTES = {
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method on a task. Accuracies are of the test split, over seeds; seconds and parameters their means."""
+    """A method on a task. Accuracies are of the test split, over seeds; seconds and parameters are means.
+
+    Args:
+        interval_of: "seeds" (Student's t), or "answers" (Wilson) where there is one seed alone.
+        mark: what was promised of the accuracy.
+        holds: whether it is; ``None`` where nothing was promised, or training was cut short.
+        latency: of an answer, as a multiple of zero-shot's; ``latency_16`` of that with 16 demonstrations.
+    """
 
     task: str
     method: str
@@ -50,121 +55,18 @@ class MethodRow:
     high: float
     seeds: int
     interval_of: str
-    """"seeds" (Student's t) or "answers" (Wilson), where there is one seed alone."""
     mark: str | None = None
     holds: bool | None = None
-    """``None`` where nothing was promised, or training was cut short."""
     parameters: int | None = None
     seconds: float | None = None
     latency: float | None = None
-    """Of an answer, as a multiple of zero-shot's; ``latency_16`` of that with 16 demonstrations."""
     latency_16: float | None = None
     note: str = ""
 
 
-def accuracy_of(correct: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """The fields of a row that answers by seed decide."""
-    values = [fmean(answers) for answers in correct]
-    if len(values) > 1:
-        low, high = (min(1.0, max(0.0, bound)) for bound in mean_interval(values))
-    else:
-        low, high = wilson_interval(sum(correct[0]), len(correct[0]))
-    of = "seeds" if len(values) > 1 else "answers"
-    return {"accuracy": fmean(values), "low": low, "high": high, "seeds": len(values), "interval_of": of}
-
-
-def methods(plan: DemoPlan, results: JobResults) -> list[MethodRow]:
-    """By task: without an adapter, with demonstrations, with each adapter."""
-    found = {(job.kind, job.name, job.task, job.seed): result for job, result in results.items()}
-    latency: Mapping[str, Any] = next(
-        (result["methods"] for job, result in results.items() if job.kind == "latency"), {}
-    )
-
-    def over_seeds(kind: str, name: str, task: str) -> list[Mapping[str, Any]]:
-        return [found[at] for seed in plan.seeds if (at := (kind, name, task, seed)) in found]
-
-    rows = []
-    for task in dict.fromkeys(trial.task for trial in plan.trials):
-        bases = over_seeds("base", "answers", task)
-        for name, prompt in (("zero-shot", "frozen"), ("16-shot", "teacher")):
-            if bases:
-                marks = [trial.frozen_bound for trial in TRIALS if trial.task == task and trial.frozen_bound]
-                row = accuracy_of([base[prompt] for base in bases])
-                mark = marks[0] if marks and prompt == "frozen" else None
-                holds = mark.holds(row["accuracy"]) if mark and len(bases) == len(BASES) else None
-                rows.append(
-                    MethodRow(
-                        task,
-                        name,
-                        **row,
-                        mark=None if mark is None else str(mark),
-                        holds=holds,
-                        **_times(latency, name),
-                    )
-                )
-        for trial in (trial for trial in plan.trials if trial.task == task):
-            outcomes = over_seeds("trial", trial.name, task)
-            if outcomes:
-                rows.append(_trained(plan, trial, outcomes, latency))
-                if trial.name == "Hyper-ICL of rank 1, CE" and (four := over_seeds("trial", "Hyper-ICL, CE", task)):
-                    rows.append(_difference(plan, outcomes, four))
-        for name in plan.vectors if task in plan.vector_tasks else ():
-            if outcomes := over_seeds("vector", name, task):
-                row = accuracy_of([outcome["correct"] for outcome in outcomes])
-                row |= {"parameters": 0, "seconds": fmean(outcome["seconds"] for outcome in outcomes)}
-                rows.append(MethodRow(task, name, **row, **_times(latency, name), note=NOTES.get((name, task), "")))
-    return rows
-
-
-def _trained(
-    plan: DemoPlan, trial: Trial, outcomes: Sequence[Mapping[str, Any]], latency: Mapping[str, Any]
-) -> MethodRow:
-    row = accuracy_of([outcome["correct"] for outcome in outcomes])
-    note = NOTES.get((trial.name, trial.task), "")
-    cut = plan.cut(trial).steps
-    if cut < trial.steps:
-        note = f"{cut} of {trial.steps} steps. {note}"
-    judged = cut == trial.steps and len(outcomes) == len(BASES)
-    return MethodRow(
-        trial.task,
-        trial.name,
-        **row,
-        mark=None if trial.bound is None else str(trial.bound),
-        holds=trial.bound.holds(row["accuracy"]) if judged and trial.bound else None,
-        parameters=outcomes[0]["parameters"],
-        seconds=fmean(outcome["seconds"] for outcome in outcomes),
-        **_times(latency, method_of(trial)),
-        note=note,
-    )
-
-
-def _difference(plan: DemoPlan, one: Sequence[Mapping[str, Any]], four: Sequence[Mapping[str, Any]]) -> MethodRow:
-    """What rank 4 has over rank 1, base by base, or where there is one base answer by answer."""
-    pairs = [list(zip(a["correct"], b["correct"])) for a, b in zip(one, four)]
-    gains = [fmean(b - a for a, b in answers) for answers in pairs]
-    low, high = mean_interval(gains if len(gains) > 1 else [float(b - a) for a, b in pairs[0]])
-    judged = plan.steps is None and len(gains) == len(BASES)
-    return MethodRow(
-        "options",
-        DIFFERENCE,
-        fmean(gains),
-        low,
-        high,
-        len(gains),
-        "seeds" if len(gains) > 1 else "answers",
-        str(_RANKS),
-        _RANKS.holds(fmean(gains)) if judged else None,
-    )
-
-
-def _times(latency: Mapping[str, Any], method: str) -> dict[str, Any]:
-    found = latency.get(method, {})
-    return {"latency": found.get("of_zero-shot"), "latency_16": found.get("of_16-shot")}
-
-
 @dataclass(frozen=True)
 class AblationRow:
-    """One row of the ablations."""
+    """A variant of a method, trained for a few steps."""
 
     method: str
     task: str
@@ -177,20 +79,6 @@ class AblationRow:
     interval_of: str
     parameters: int
     steps: int
-
-
-def ablations(plan: DemoPlan, results: JobResults) -> list[AblationRow]:
-    found = {(job.name, job.seed): result for job, result in results.items() if job.kind == "ablation"}
-    rows = []
-    for ablation in plan.ablations:
-        trial = plan.ablated(ablation)
-        outcomes = [found[at] for seed in plan.ablation_seeds if (at := (trial.name, seed)) in found]
-        if outcomes:
-            row = accuracy_of([outcome["correct"] for outcome in outcomes])
-            size = {"parameters": outcomes[0]["parameters"], "steps": trial.steps}
-            method = method_of(ablation.trial)
-            rows.append(AblationRow(method, trial.task, ablation.group, ablation.variant, **row, **size))
-    return rows
 
 
 @dataclass(frozen=True)
@@ -206,24 +94,121 @@ class StrategyRow:
     interval_of: str
 
 
-def choices(plan: DemoPlan, results: JobResults) -> list[StrategyRow]:
-    found = [result for job, result in results.items() if job.kind == "selection"]
+def accuracy_of(correct: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """Return the fields of a row that its answers, by seed, decide."""
+    values = [fmean(answers) for answers in correct]
+    if len(values) > 1:
+        low, high = (min(1.0, max(0.0, bound)) for bound in mean_interval(values))
+    else:
+        low, high = wilson_interval(sum(correct[0]), len(correct[0]))
+    of = "seeds" if len(values) > 1 else "answers"
+    return {"accuracy": fmean(values), "low": low, "high": high, "seeds": len(values), "interval_of": of}
+
+
+def method_rows(plan: DemoPlan, results: JobResults) -> list[MethodRow]:
+    """Return a row for each task without an adapter, with demonstrations, and with each adapter."""
+    return list(_list_methods(plan, results))
+
+
+def _list_methods(plan: DemoPlan, results: JobResults) -> Iterator[MethodRow]:
+    by_job = {(job.kind, job.name, job.task, job.seed): result for job, result in results.items()}
+    latencies: Mapping[str, Any] = next(
+        (result["methods"] for job, result in results.items() if job.kind == "latency"), {}
+    )
+
+    def over_seeds(kind: str, name: str, task: str, field: str = "correct") -> list[Any]:
+        return [by_job[key][field] for seed in plan.seeds if (key := (kind, name, task, seed)) in by_job]
+
+    def make_row(method: str, task: str, correct: Any, bound: AccuracyBound | None, whole: bool, **fields: Any) -> Any:
+        accuracy = accuracy_of(correct)
+        judged = bound is not None and whole and len(correct) == len(BASES)
+        latency = latencies.get(method.partition(",")[0], {})
+        return MethodRow(
+            task,
+            method,
+            **accuracy,
+            mark=None if bound is None else str(bound),
+            holds=bound.holds(accuracy["accuracy"]) if bound is not None and judged else None,
+            latency=latency.get("of_zero-shot"),
+            latency_16=latency.get("of_16-shot"),
+            **fields,
+        )
+
+    for task in dict.fromkeys(trial.task for trial in plan.trials):
+        bounds = [trial.frozen_bound for trial in TRIALS if trial.task == task and trial.frozen_bound]
+        if frozen := over_seeds("base", "answers", task, "frozen"):
+            yield make_row("zero-shot", task, frozen, bounds[0] if bounds else None, True)
+            yield make_row("16-shot", task, over_seeds("base", "answers", task, "teacher"), None, True)
+        for trial in (trial for trial in plan.trials if trial.task == task):
+            if not (correct := over_seeds("trial", trial.name, task)):
+                continue
+            note, steps = NOTES.get((trial.name, task), ""), plan.cut(trial).steps
+            yield make_row(
+                trial.name,
+                task,
+                correct,
+                trial.bound,
+                steps == trial.steps,
+                parameters=over_seeds("trial", trial.name, task, "parameters")[0],
+                seconds=fmean(over_seeds("trial", trial.name, task, "seconds")),
+                note=note if steps == trial.steps else f"{steps} of {trial.steps} steps. {note}",
+            )
+            if trial.name == "Hyper-ICL of rank 1, CE" and (four := over_seeds("trial", "Hyper-ICL, CE", task)):
+                yield _compare_ranks(plan, correct, four)
+        for name in plan.vectors if task in plan.vector_tasks else ():
+            if correct := over_seeds("vector", name, task):
+                seconds = fmean(over_seeds("vector", name, task, "seconds"))
+                note = NOTES.get((name, task), "")
+                yield make_row(name, task, correct, None, True, parameters=0, seconds=seconds, note=note)
+
+
+def _compare_ranks(plan: DemoPlan, one: Sequence[Sequence[bool]], four: Sequence[Sequence[bool]]) -> MethodRow:
+    """Return what rank 4 has over rank 1, base by base, or where there is one base answer by answer."""
+    differences = [[float(b - a) for a, b in zip(*pair)] for pair in zip(one, four)]
+    gains = [fmean(answers) for answers in differences]
+    several = len(gains) > 1
+    low, high = mean_interval(gains if several else differences[0])
+    judged = plan.steps is None and len(gains) == len(BASES)
+    return MethodRow(
+        "options",
+        DIFFERENCE,
+        fmean(gains),
+        low,
+        high,
+        len(gains),
+        "seeds" if several else "answers",
+        str(_RANKS),
+        _RANKS.holds(fmean(gains)) if judged else None,
+    )
+
+
+def ablation_rows(plan: DemoPlan, results: JobResults) -> list[AblationRow]:
+    """Return a row for each ablation of the plan that was trained."""
+    by_job = {(job.name, job.seed): result for job, result in results.items() if job.kind == "ablation"}
     rows = []
-    for name in STRATEGIES:
+    for ablation in plan.ablations:
+        trial = plan.ablated(ablation)
+        outcomes = [by_job[key] for seed in plan.ablation_seeds if (key := (trial.name, seed)) in by_job]
+        if outcomes:
+            accuracy = accuracy_of([outcome["correct"] for outcome in outcomes])
+            size = {"parameters": outcomes[0]["parameters"], "steps": trial.steps}
+            method = method_of(ablation.trial)
+            rows.append(AblationRow(method, trial.task, ablation.group, ablation.variant, **accuracy, **size))
+    return rows
+
+
+def strategy_rows(plan: DemoPlan, results: JobResults) -> list[StrategyRow]:
+    """Return a row for each strategy and number of demonstrations."""
+    measured = [result for job, result in results.items() if job.kind == "selection"]
+    rows = []
+    for name in STRATEGIES if measured else ():
         for k in plan.shots:
-            right = [(result["right"][f"{name}/{k}"], result["queries"]) for result in found]
+            right = [(result["right"][f"{name}/{k}"], result["queries"]) for result in measured]
             correct = [[True] * hits + [False] * (total - hits) for hits, total in right]
-            if correct:
-                rows.append(StrategyRow(name, k, **accuracy_of(correct)))
+            rows.append(StrategyRow(name, k, **accuracy_of(correct)))
     return rows
 
 
 def as_csv(rows: Sequence[Any]) -> str:
-    out = io.StringIO()
-    if rows:
-        writer = csv.writer(out, lineterminator="\n")
-        names = [field.name for field in fields(rows[0])]
-        writer.writerow(names)
-        values = ([getattr(row, name) for name in names] for row in rows)
-        writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in values)
-    return out.getvalue()
+    """Return rows of one kind as CSV."""
+    return csv_table([asdict(row) for row in rows])

@@ -1,4 +1,4 @@
-"""Plain answers from the tables of the demo: is an adapter as good as demonstrations, and which choice is best."""
+"""Plain answers from the tables of the demo: is an adapter as good as demonstrations, and which strategy is best."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A task's best adapter beside the same model with and without demonstrations.
-
-    ``reached`` says whether the adapter's accuracy lies within the interval of 16 demonstrations, or above it.
-    """
+    """A task's best adapter beside the same model with and without demonstrations."""
 
     task: str
     bare: MethodRow
@@ -32,32 +29,35 @@ class Verdict:
 
     @property
     def skill(self) -> str:
+        """What the task asks for."""
         return TASKS.get(self.task, "")
 
     @property
     def reached(self) -> bool:
+        """Whether the adapter's accuracy lies within the interval of 16 demonstrations, or above it."""
         return self.best.accuracy >= self.shots.low
 
 
-def verdicts(rows: Sequence[MethodRow]) -> list[Verdict]:
-    """Return the outcome of every task that was answered with and without demonstrations and with a trained adapter."""
-    found = []
+def judge_tasks(rows: Sequence[MethodRow]) -> list[Verdict]:
+    """Return the verdict of each task that was answered with and without demonstrations and with a trained adapter."""
+    verdicts = []
     for task in dict.fromkeys(row.task for row in rows):
         by_method = {row.method: row for row in rows if row.task == task}
         trained = [row for row in by_method.values() if row.parameters]
         if trained and {BARE, SHOTS} <= set(by_method):
             best = max(trained, key=lambda row: row.accuracy)
-            found.append(Verdict(task, by_method[BARE], by_method[SHOTS], best))
-    return found
+            verdicts.append(Verdict(task, by_method[BARE], by_method[SHOTS], best))
+    return verdicts
 
 
-def headline(outcomes: Sequence[Verdict]) -> str:
+def headline(verdicts: Sequence[Verdict]) -> str:
     """Say on how many tasks an adapter reaches the quality of 16 demonstrations, and at which cost."""
-    missed = [outcome.task for outcome in outcomes if not outcome.reached]
-    answer = f"yes on {len(outcomes) - len(missed)} of {len(outcomes)} tasks"
-    parts = [f"16-shot quality without a demonstration in the prompt: {answer}{_except(missed)}."]
-    times = [outcome.best.latency for outcome in outcomes if outcome.best.latency is not None]
-    shots = next((outcome.shots.latency for outcome in outcomes if outcome.shots.latency is not None), None)
+    missed = [verdict.task for verdict in verdicts if not verdict.reached]
+    answer = f"yes on {len(verdicts) - len(missed)} of {len(verdicts)} tasks"
+    exceptions = f" (not on {_enumerate(missed)})" if missed else ""
+    parts = [f"16-shot quality without a demonstration in the prompt: {answer}{exceptions}."]
+    times = [verdict.best.latency for verdict in verdicts if verdict.best.latency is not None]
+    shots = next((verdict.shots.latency for verdict in verdicts if verdict.shots.latency is not None), None)
     if times and shots is not None:
         least, most = f"{min(times):.2f}", f"{max(times):.2f}"
         spread = least if least == most else f"{least} to {most}"
@@ -65,24 +65,20 @@ def headline(outcomes: Sequence[Verdict]) -> str:
     return " ".join(parts)
 
 
-def choice(rows: Sequence[StrategyRow]) -> str:
-    """Say in plain words where the hyperbolic score chooses better demonstrations than RICES, and where it does not."""
+def compare_strategies(rows: Sequence[StrategyRow]) -> str:
+    """Say where the hyperbolic score selects better demonstrations than RICES, and where it does not."""
     rices = {row.shots: row for row in rows if row.strategy == "RICES"}
     pairs = [(row, rices[row.shots]) for row in rows if row.strategy == "hyperbolic" and row.shots in rices]
     better = [ours.shots for ours, theirs in pairs if ours.low > theirs.accuracy]
     worse = [ours.shots for ours, theirs in pairs if ours.high < theirs.accuracy]
     same = [ours.shots for ours, _ in pairs if ours.shots not in (*better, *worse)]
     groups = (("better", better), ("worse", worse), ("neither better nor worse, within the intervals,", same))
-    said = "; ".join(f"{word} with {_and(shots)}" for word, shots in groups if shots)
+    comparison = "; ".join(f"{word} with {_enumerate(shots)}" for word, shots in groups if shots)
     if not better:
-        return f"The hyperbolic score is not better than RICES on this bank: it is {said} demonstrations."
-    return f"Against RICES the hyperbolic score is {said} demonstrations."
+        return f"The hyperbolic score is not better than RICES on this bank: it is {comparison} demonstrations."
+    return f"Against RICES the hyperbolic score is {comparison} demonstrations."
 
 
-def _except(tasks: Sequence[str]) -> str:
-    return f" (not on {_and(tasks)})" if tasks else ""
-
-
-def _and(values: Sequence[object]) -> str:
+def _enumerate(values: Sequence[object]) -> str:
     *first, last = map(str, values)
     return f"{', '.join(first)} and {last}" if first else last

@@ -24,7 +24,7 @@ from icl.cli.app import app
 from icl.demo import page, tables, verdict
 from icl.demo.demo_plan import FULL, QUICK, STANDARD, DemoJob, DemoPlan
 from icl.demo.execution import group_jobs, run_plan
-from icl.demo.jobs import file_of, read, write
+from icl.demo.jobs import read_result, result_file, write_result
 from icl.demo.selection import STRATEGIES
 from icl.testbed.trials import TRIALS, Trial
 
@@ -61,10 +61,10 @@ def invented(job: DemoJob) -> dict[str, Any]:
     size = 7 + job.seed
     correct = [True] * size + [False] * (10 - size)
     answers: dict[str, Any] = {"correct": correct, "parameters": 520, "seconds": 2.5, "curve": [[10, 2.0], [20, 0.5]]}
-    shots, queries = job.what if job.kind == "selection" else ((), 0)
-    names = [name for name, _ in job.what[1]] if job.kind == "latency" else []
+    shots, queries = job.subject if job.kind == "selection" else ((), 0)
+    names = [name for name, _ in job.subject[1]] if job.kind == "latency" else []
     times = {name: {"ms": 8.0, "of_zero-shot": 1.25, "of_16-shot": 0.625} for name in ["zero-shot", "16-shot", *names]}
-    heads = {"said": "apple", "attention": [[0.25, 0.75], [1.0, 0.0]]}
+    heads = {"word": "apple", "attention": [[0.25, 0.75], [1.0, 0.0]]}
     picture = (
         "data:image/png;base64,"
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -98,7 +98,7 @@ def invented(job: DemoJob) -> dict[str, Any]:
             "heads": 2,
             "tokens": [{"word": "<image>", "picture": picture}, {"word": "is"}],
             "without": heads,
-            "with": {**heads, "said": "arrow"},
+            "with": {**heads, "word": "arrow"},
         },
     }
     return {**left.get(job.kind, answers), "cpu_seconds": 1.5}
@@ -109,7 +109,7 @@ def written(plan: DemoPlan, folder: Path) -> str:
 
 
 def test_plan_has_every_row() -> None:
-    rows = tables.methods(FULL, {job: invented(job) for job in FULL.jobs()})
+    rows = tables.method_rows(FULL, {job: invented(job) for job in FULL.jobs()})
     found = {(row.task, row.method): row for row in rows}
     assert len(found) == len(rows)
     for task, method, bound in PROMISED:
@@ -123,7 +123,7 @@ def test_plan_has_every_row() -> None:
 
 
 def test_ablations_are_those_of_the_methods() -> None:
-    variants = tables.ablations(FULL, {job: invented(job) for job in FULL.jobs()})
+    variants = tables.ablation_rows(FULL, {job: invented(job) for job in FULL.jobs()})
     groups: dict[str, set[str]] = {}
     for row in variants:
         groups.setdefault(f"{row.method} {row.group}", set()).add(row.variant)
@@ -149,18 +149,18 @@ def test_jobs() -> None:
     assert replace(FULL, name=STANDARD.name, seeds=(1,)) == STANDARD
     job = next(job for job in FULL.jobs() if job.kind == "trial")
     assert job.fingerprint == replace(job, cost=1.0).fingerprint
-    others = [replace(job, seed=2), replace(job, what=replace(job.what, steps=3)), replace(job, task="parity")]
+    others = [replace(job, seed=2), replace(job, subject=replace(job.subject, steps=3)), replace(job, task="parity")]
     assert len({other.fingerprint for other in [job, *others]}) == 4
 
 
 def test_results_of_another_job_do_not_count(tmp_path: Path) -> None:
     job = next(job for job in FULL.jobs() if job.kind == "trial")
-    write(tmp_path, job, {"correct": [True]})
-    assert read(tmp_path, job) == {"correct": [True]}
-    assert read(tmp_path, replace(job, what=replace(job.what, learning_rate=1.0))) is None
-    file = file_of(tmp_path, job)
+    write_result(tmp_path, job, {"correct": [True]})
+    assert read_result(tmp_path, job) == {"correct": [True]}
+    assert read_result(tmp_path, replace(job, subject=replace(job.subject, learning_rate=1.0))) is None
+    file = result_file(tmp_path, job)
     file.write_text(file.read_text()[:20])
-    assert read(tmp_path, job) is None
+    assert read_result(tmp_path, job) is None
 
 
 def test_intervals() -> None:
@@ -187,12 +187,12 @@ def test_headline() -> None:
     vector = result("Task vector", 0.99, 0, 1, parameters=0, latency=1.0)
     other = [replace(row, task="parity") for row in (bare, shots, replace(weak, latency=1.4))]
     unanswered = [replace(strong, task="many_to_one")]
-    outcomes = verdict.verdicts([bare, shots, weak, strong, vector, *other, *unanswered])
-    assert [(outcome.task, outcome.best.method, outcome.reached) for outcome in outcomes] == [
+    verdicts = verdict.judge_tasks([bare, shots, weak, strong, vector, *other, *unanswered])
+    assert [(each.task, each.best.method, each.reached) for each in verdicts] == [
         ("options", "B", True),
         ("parity", "A", False),
     ]
-    assert verdict.headline(outcomes) == (
+    assert verdict.headline(verdicts) == (
         "16-shot quality without a demonstration in the prompt: yes on 1 of 2 tasks (not on parity). "
         "At 1.20 to 1.40 times the time of zero-shot, where 16 demonstrations take 2.50 times."
     )
@@ -205,12 +205,12 @@ def choice(strategy: str, shots: int, accuracy: float) -> tables.StrategyRow:
 def test_choice_in_words() -> None:
     rices = [choice("RICES", shots, 0.8) for shots in (1, 4, 8, 16)]
     level = [choice("hyperbolic", shots, accuracy) for shots, accuracy in ((1, 0.7), (4, 0.81), (8, 0.79), (16, 0.8))]
-    assert verdict.choice([*rices, *level]) == (
+    assert verdict.compare_strategies([*rices, *level]) == (
         "The hyperbolic score is not better than RICES on this bank: it is worse with 1; "
         "neither better nor worse, within the intervals, with 4, 8 and 16 demonstrations."
     )
     ahead = [choice("hyperbolic", shots, 0.9) for shots in (1, 4, 8, 16)]
-    assert verdict.choice([*rices, *ahead]) == (
+    assert verdict.compare_strategies([*rices, *ahead]) == (
         "Against RICES the hyperbolic score is better with 1, 4, 8 and 16 demonstrations."
     )
 
@@ -292,7 +292,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     right = next(result["right"] for job, result in found.items() if job.kind == "selection")
     assert right["RICES/4"] > right["random/4"]
     assert right["hyperbolic/4"] > right["random/4"]
-    row = {row.method: row for row in tables.methods(TINY, found)}
+    row = {row.method: row for row in tables.method_rows(TINY, found)}
     assert row["zero-shot"].accuracy < 0.1 < 0.9 < row["16-shot"].accuracy
     assert row["HiFICL, CE, one a class"].holds is None
     assert "12 of 200 steps" in page.write_page(TINY, found, tmp_path).read_text(encoding="utf-8")
