@@ -18,13 +18,13 @@ from icl.adapters import (
     TaskVectorConfig,
 )
 from icl.common.files import digest
-from icl.testbed import ANCHOR, BASES, BOTH, CE, EUCLIDEAN, LOGITS, TRIALS, Trial, folder_of
+from icl.testbed import ANCHOR, ANCHOR_CE, BASES, CE, L2_CE, LOGITS_CE, TRIALS, Trial, weights_folder
 
 JobKind = Literal["selection", "base", "trial", "vector", "ablation", "attention", "latency"]
 
-_HYPER = Trial("Hyper-ICL", "options", (HyperICLConfig(),), BOTH, 150, data=500)
+_HYPER = Trial("Hyper-ICL", "options", (HyperICLConfig(),), ANCHOR_CE, 150, data=500)
 _HIFI = Trial("HiFICL", "fixed_map", (HiFICLConfig(),), CE, 100, 2e-2, 500)
-_MIMIC = Trial("MimIC", "fixed_map", (MimICConfig(),), EUCLIDEAN, 250, 2e-2, 500)
+_MIMIC = Trial("MimIC", "fixed_map", (MimICConfig(),), L2_CE, 250, 2e-2, 500)
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ def _ablate(group: str, variant: str, trial: Trial, config: AdapterConfig | None
 
 ABLATIONS = (
     _ablate("loss", "CE alone", _HYPER, objective=CE),
-    _ablate("loss", "L2 and CE", _HYPER, objective=EUCLIDEAN),
+    _ablate("loss", "L2 and CE", _HYPER, objective=L2_CE),
     _ablate("loss", "anchor alone", _HYPER, objective=ANCHOR),
     _ablate("loss", "anchor and CE", _HYPER),
     *(_ablate("rank", str(r), _HYPER, HyperICLConfig(rank=r)) for r in (1, 2, 4, 8)),
     _ablate("gate", "layer", _HYPER, HyperICLConfig(gate="layer")),
     _ablate("gate", "head", _HYPER, HyperICLConfig(gate="head")),
     _ablate("gate", "token", _HYPER),
-    *(_ablate("curvature", f"{c:g}", _HYPER, objective=dataclasses.replace(BOTH, c=c)) for c in (0.01, 0.1, 1.0)),
+    *(_ablate("curvature", f"{c:g}", _HYPER, objective=dataclasses.replace(ANCHOR_CE, c=c)) for c in (0.01, 0.1, 1.0)),
     *(_ablate("teacher's shots", str(k), _HYPER, shots=k) for k in (4, 8, 16)),
     _ablate("corrects", "scores", _HYPER),
     _ablate("corrects", "output", _HYPER, HyperICLConfig(correct="output")),
@@ -68,7 +68,7 @@ ABLATIONS = (
     _ablate("mass by", "query", _MIMIC),
     _ablate("mass by", "constant", _MIMIC, MimICConfig(mass="constant")),
     _ablate("teaches", "states", _MIMIC),
-    _ablate("teaches", "logits", _MIMIC, objective=LOGITS),
+    _ablate("teaches", "logits", _MIMIC, objective=LOGITS_CE),
 )
 """The ablations. A variant that is the method's default stands in several groups, and is trained once."""
 
@@ -105,7 +105,7 @@ class DemoJob:
     def fingerprint(self) -> str:
         """The digest of all that decides its results."""
         versions = [metadata.version(name) for name in ("hyperbolic-icl", "torch", "transformers")]
-        weights = (folder_of(BASES[self.seed]) / "model.safetensors").read_bytes()
+        weights = (weights_folder(BASES[self.seed]) / "model.safetensors").read_bytes()
         return digest(repr((self, versions, digest(weights))))
 
 

@@ -34,18 +34,10 @@ def disk(sample: Mapping[str, Any]) -> Figure:
 def strategies(rows: Sequence[StrategyRow]) -> Figure:
     """Draw accuracy against the number of demonstrations, a line for each strategy."""
     data = []
-    for i, name in enumerate(dict.fromkeys(row.strategy for row in rows)):
+    for colour, name in zip(_COLOURS, dict.fromkeys(row.strategy for row in rows)):
         line = [row for row in rows if row.strategy == name]
-        data.append(
-            {
-                "x": [str(row.shots) for row in line],
-                "y": [row.accuracy for row in line],
-                "error_y": _error_bars(line),
-                "name": name,
-                "mode": "lines+markers",
-                "line": {"color": _COLOURS[i]},
-            }
-        )
+        style = {"name": name, "mode": "lines+markers", "line": {"color": colour}}
+        data.append({"x": [str(row.shots) for row in line], **_draw_accuracies(line, "y"), **style})
     x = {"title": {"text": "demonstrations"}, "type": "category"}
     y = {"title": {"text": "accuracy"}, "range": [-0.03, 1.03]}
     return {"data": data, "layout": {"xaxis": x, "yaxis": y, "legend": _LEGEND, "height": 420}}
@@ -55,18 +47,10 @@ def accuracies(rows: Sequence[MethodRow]) -> Figure:
     """Draw each method on each task, with its interval."""
     data = []
     rows = [row for row in rows if row.method != DIFFERENCE]
-    for i, task in enumerate(dict.fromkeys(row.task for row in rows)):
+    for colour, task in zip(_COLOURS, dict.fromkeys(row.task for row in rows)):
         line = [row for row in rows if row.task == task][::-1]
-        data.append(
-            {
-                "x": [row.accuracy for row in line],
-                "y": [f"{row.method}, {task}" for row in line],
-                "error_x": _error_bars(line),
-                "name": task,
-                "mode": "markers",
-                "marker": {"color": _COLOURS[i], "size": 9},
-            }
-        )
+        style = {"name": task, "mode": "markers", "marker": {"color": colour, "size": 9}}
+        data.append({"y": [f"{row.method}, {task}" for row in line], **_draw_accuracies(line, "x"), **style})
     x = {"title": {"text": "accuracy on the test split"}, "range": [-0.03, 1.03]}
     y = {"automargin": True, "tickfont": {"size": 11}}
     legend = _LEGEND | {"y": -0.08}
@@ -99,9 +83,11 @@ def curves(results: JobResults) -> Figure:
     return {"data": data, "layout": {"xaxis": x, "yaxis": y, "legend": legend, "height": 460 + 20 * len(data)}}
 
 
-def _error_bars(rows: Sequence[Any]) -> Figure:
+def _draw_accuracies(rows: Sequence[Any], axis: str) -> Figure:
+    """Return the accuracies of rows along an axis, with bars from low to high."""
     above, below = [row.high - row.accuracy for row in rows], [row.accuracy - row.low for row in rows]
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
+    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1}
+    return {axis: [row.accuracy for row in rows], f"error_{axis}": bars}
 
 
 def _plain_values(value: Any) -> Any:

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 from icl.common.files import write_json, write_text
 from icl.demo import figures, tables, verdict
 from icl.demo.demo_plan import DemoPlan
+from icl.evaluation import csv_table
 from icl.testbed import BASES
 
 # autoescape: every value that is put in is escaped, whatever it is.
@@ -61,7 +62,7 @@ def write_page(plan: DemoPlan, results: tables.JobResults, folder: Path) -> Path
     parts = {"methods": rows, "ablations": ablations, "selection": strategies}
     lists = {name: [asdict(row) for row in part] for name, part in parts.items()}
     write_json(folder / "results.json", {"plan": plan.name, "cpu_seconds": cpu, **lists}, indent=1)
-    for name, part in parts.items():
-        write_text(folder / ("results.csv" if name == "methods" else f"{name}.csv"), tables.as_csv(part))
+    for name, part in lists.items():
+        write_text(folder / ("results.csv" if name == "methods" else f"{name}.csv"), csv_table(part))
     write_text(folder / "report.html", page)
     return folder / "report.html"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from icl.demo.demo_plan import DemoJob, DemoPlan, method_of
 from icl.demo.selection import STRATEGIES
-from icl.evaluation import csv_table, mean_interval, wilson_interval
+from icl.evaluation import mean_interval, wilson_interval
 from icl.testbed import BASES, TRIALS, AccuracyBound
 
 JobResults = Mapping[DemoJob, Mapping[str, Any]]
@@ -107,10 +107,7 @@ def accuracy_of(correct: Sequence[Sequence[bool]]) -> dict[str, Any]:
 
 def method_rows(plan: DemoPlan, results: JobResults) -> list[MethodRow]:
     """Return a row for each task without an adapter, with demonstrations, and with each adapter."""
-    return list(_list_methods(plan, results))
-
-
-def _list_methods(plan: DemoPlan, results: JobResults) -> Iterator[MethodRow]:
+    rows = []
     by_job = {(job.kind, job.name, job.task, job.seed): result for job, result in results.items()}
     latencies: Mapping[str, Any] = next(
         (result["methods"] for job, result in results.items() if job.kind == "latency"), {}
@@ -137,29 +134,24 @@ def _list_methods(plan: DemoPlan, results: JobResults) -> Iterator[MethodRow]:
     for task in dict.fromkeys(trial.task for trial in plan.trials):
         bounds = [trial.frozen_bound for trial in TRIALS if trial.task == task and trial.frozen_bound]
         if frozen := over_seeds("base", "answers", task, "frozen"):
-            yield make_row("zero-shot", task, frozen, bounds[0] if bounds else None, True)
-            yield make_row("16-shot", task, over_seeds("base", "answers", task, "teacher"), None, True)
+            rows.append(make_row("zero-shot", task, frozen, bounds[0] if bounds else None, True))
+            rows.append(make_row("16-shot", task, over_seeds("base", "answers", task, "teacher"), None, True))
         for trial in (trial for trial in plan.trials if trial.task == task):
             if not (correct := over_seeds("trial", trial.name, task)):
                 continue
             note, steps = NOTES.get((trial.name, task), ""), plan.cut(trial).steps
-            yield make_row(
-                trial.name,
-                task,
-                correct,
-                trial.bound,
-                steps == trial.steps,
-                parameters=over_seeds("trial", trial.name, task, "parameters")[0],
-                seconds=fmean(over_seeds("trial", trial.name, task, "seconds")),
-                note=note if steps == trial.steps else f"{steps} of {trial.steps} steps. {note}",
-            )
+            note = note if steps == trial.steps else f"{steps} of {trial.steps} steps. {note}"
+            size = over_seeds("trial", trial.name, task, "parameters")[0]
+            cost = {"parameters": size, "seconds": fmean(over_seeds("trial", trial.name, task, "seconds"))}
+            rows.append(make_row(trial.name, task, correct, trial.bound, steps == trial.steps, **cost, note=note))
             if trial.name == "Hyper-ICL of rank 1, CE" and (four := over_seeds("trial", "Hyper-ICL, CE", task)):
-                yield _compare_ranks(plan, correct, four)
+                rows.append(_compare_ranks(plan, correct, four))
         for name in plan.vectors if task in plan.vector_tasks else ():
             if correct := over_seeds("vector", name, task):
                 seconds = fmean(over_seeds("vector", name, task, "seconds"))
                 note = NOTES.get((name, task), "")
-                yield make_row(name, task, correct, None, True, parameters=0, seconds=seconds, note=note)
+                rows.append(make_row(name, task, correct, None, True, parameters=0, seconds=seconds, note=note))
+    return rows
 
 
 def _compare_ranks(plan: DemoPlan, one: Sequence[Sequence[bool]], four: Sequence[Sequence[bool]]) -> MethodRow:
@@ -207,8 +199,3 @@ def strategy_rows(plan: DemoPlan, results: JobResults) -> list[StrategyRow]:
             correct = [[True] * hits + [False] * (total - hits) for hits, total in right]
             rows.append(StrategyRow(name, k, **accuracy_of(correct)))
     return rows
-
-
-def as_csv(rows: Sequence[Any]) -> str:
-    """Return rows of one kind as CSV."""
-    return csv_table([asdict(row) for row in rows])

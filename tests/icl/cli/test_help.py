@@ -23,7 +23,7 @@ from icl.common.choices import Method, Metric, Style
 from icl.evaluation.metrics.scoring import METRICS
 from icl.testbed import accuracy, images, pretrain
 from icl.testbed.vocabulary import STYLES, WORDS
-from tests.icl.demo.test_demo import invented
+from tests.icl.demos import invented
 from tests.icl.models import tiny_model
 from tests.icl.testbed.test_pretrain import SHORT
 
@@ -91,9 +91,7 @@ def test_every_example_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(pretrain, "PHASES", SHORT)
     monkeypatch.setattr(accuracy, "SHOTS", (0, 1))
     monkeypatch.setattr(accuracy, "TASKS", {"parity": testbed.TASKS["parity"]})
-    monkeypatch.setattr(
-        "icl.demo.execution.run_plan", lambda plan, folder, progress: {job: invented(job) for job in plan.jobs()}
-    )
+    monkeypatch.setattr("icl.demo.run_plan", lambda plan, folder, progress: {job: invented(job) for job in plan.jobs()})
     lines = examples()
     assert {"build", "train", "eval", "pretrain", "demo"} <= {word for words in lines for word in words[:2]}
     # in the order of the help, which trains adapters before it measures them, but for banks, which are needed first
