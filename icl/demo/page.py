@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from itertools import groupby
@@ -59,7 +59,7 @@ def write_page(plan: DemoPlan, results: tables.JobResults, folder: Path) -> Path
         plotly=get_plotlyjs(),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"methods": rows, "ablations": ablations, "selection": strategies}
+    parts: dict[str, Sequence[Any]] = {"methods": rows, "ablations": ablations, "selection": strategies}
     lists = {name: [asdict(row) for row in part] for name, part in parts.items()}
     write_json(folder / "results.json", {"plan": plan.name, "cpu_seconds": cpu, **lists}, indent=1)
     for name, part in lists.items():
