@@ -1,3 +1,5 @@
+"""What the examples in docstrings are run with."""
+
 import pytest
 import torch
 

@@ -1,7 +1,7 @@
-"""Builds the kernels of csrc/ against torch's stable ABI: one library for every torch from 2.10 on and any Python, and
-where there is nvcc a second one for GPUs.
+"""Builds the kernels of csrc/ against torch's stable ABI.
 
-The libraries are loaded by torch, not imported by Python. Without a compiler the package installs all the same and
+That makes one library for every torch from 2.10 on and any Python, and where there is nvcc a second one for GPUs. The
+libraries are loaded by torch, not imported by Python. Without a compiler the package installs all the same and
 runs on its reference implementations.
 
 Environment variables say how much is built, for machines that need not have all of it; the first of each is what is
@@ -74,10 +74,12 @@ class BuildKernels(build_ext):
     """Both libraries at once, as many files at a time as there are cores."""
 
     def finalize_options(self) -> None:
+        """Build both libraries side by side."""
         super().finalize_options()
         self.parallel = 2  # libraries; their files share the pool
 
     def build_extensions(self) -> None:
+        """Find torch, and build with a pool of compilers."""
         from torch.utils.cpp_extension import include_paths, library_paths
 
         # not ours to warn about
@@ -88,10 +90,11 @@ class BuildKernels(build_ext):
             super().build_extensions()
 
     def get_ext_filename(self, name: str) -> str:
-        # the same for every Python
+        """Return the name of a library, the same for every Python."""
         return str(Path(*name.split("."))) + (".pyd" if sys.platform == "win32" else ".abi3.so")
 
     def build_extension(self, ext: Extension) -> None:
+        """Build one library."""
         self.build_cuda(ext) if ext is cuda_kernels else self.build_cpu(ext)
 
     def build_cuda(self, ext: Extension) -> None:
@@ -151,6 +154,7 @@ class BuildKernels(build_ext):
         super().build_extension(ext)
 
     def wanted_instruction_sets(self) -> list[str]:
+        """Return the names of those that ``HYPERBOLIC_BUILD_CPU`` asks for, best first."""
         if platform.machine() not in ("x86_64", "AMD64"):
             return ["baseline"]
         if BUILD_CPU == "all":
@@ -188,6 +192,7 @@ def built_instruction_sets(library: Path) -> list[str]:
 
 
 def has_gpu() -> bool:
+    """Whether there is a GPU here, and torch uses it."""
     import torch
 
     if torch.version.cuda is None:

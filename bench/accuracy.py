@@ -95,6 +95,7 @@ def libraries(case: Case) -> dict[str, Function]:
 
 
 def gradient(dist: Function, args: list[Tensor], c: Tensor) -> Tensor:
+    """Return the gradient of the distances at the first points."""
     x = args[0].clone().requires_grad_()
     return torch.autograd.grad(dist([x, args[1]], c).sum(), x)[0]
 
@@ -113,6 +114,7 @@ def gradient_oracle(model: str, x: list[Any], y: list[Any], c: Any) -> list[Any]
 
 
 def cases(model: str) -> Iterator[tuple[Case, dict[str, Function]]]:
+    """Yield each function of a model that other libraries have too, and theirs."""
     for case in CASES:
         if case.model == model and case.name in FUNCTIONS:
             functions = libraries(case)
@@ -123,6 +125,8 @@ def cases(model: str) -> Iterator[tuple[Case, dict[str, Function]]]:
 
 
 class Key(NamedTuple):
+    """What a row of the table is about."""
+
     function: str
     model: str
     dtype: str
@@ -132,6 +136,8 @@ class Key(NamedTuple):
 
 
 class Result(NamedTuple):
+    """The error of one result."""
+
     error: float  # NaN if the result is NaN or Inf
     off: float  # 1 if by more than 1 %, else 0; NaN for points, which have no size to compare with
     radius: float  # of the farther of two points; 0 where they coincide
@@ -159,6 +165,7 @@ def judge(case: Case, args: list[Any], got: Tensor, want: Any, c: Any) -> tuple[
 def measure(
     seed: int, rows: tuple[int, int], dim: int, model: str, dtype: torch.dtype, curvature: float
 ) -> dict[Key, list[Result]]:
+    """Return the errors of all functions on some rows of points."""
     results: dict[Key, list[Result]] = {}
     c = torch.tensor(curvature, dtype=dtype)
     exact_c = oracle.exact(c)
@@ -190,6 +197,7 @@ def measure(
 
 
 def run(rows: dict[int, tuple[int, int]], jobs: int) -> dict[Key, list[Result]]:
+    """Measure everything, in as many processes as ``jobs``."""
     grid = product(rows, ("poincare", "lorentz"), (torch.float32, torch.float64), CURVATURES)
     units = [(seed, rows[point[0]], *point) for seed, point in enumerate(grid)]
     total: dict[Key, list[Result]] = {}
@@ -207,6 +215,7 @@ HEADER = [*Key._fields, "rows", "largest error", "share off by > 1 %", "NaN or I
 
 
 def summary(key: Key, results: list[Result]) -> list[str]:
+    """Return a row of the table."""
     largest = max((r.error for r in results if r.error < inf), default=0.0)
     off = f"{statistics.fmean(r.off for r in results):.3f}".replace("nan", "")
     counts = sum(r.error != r.error for r in results), sum(not r.error <= key.bound for r in results)
@@ -214,6 +223,7 @@ def summary(key: Key, results: list[Result]) -> list[str]:
 
 
 def write(out: Path, total: dict[Key, list[Result]], rows: list[list[str]], command: str) -> None:
+    """Write accuracy.csv and accuracy.md."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "accuracy.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -43,6 +43,7 @@ print(perf_counter() - start, resident() - before, resident())
 
 
 def rows_of(points: torch.Tensor, name: str) -> dict[str, object]:
+    """Return columns of a bank with these points."""
     ids = [f"{name} {i}" for i in range(len(points))]
     return {"id": ids, "task": [("vqa", "ocr")[i % 2] for i in range(len(points))], "point": points}
 

@@ -45,7 +45,7 @@ TESTS = {
         "attention adapters losses prompts training/teacher training/trainer training/checkpoints evaluation/evaluator "
         "evaluation/cost bank/embedder testbed/testbed"
     ),
-    "peft": "adapters/lora adapters/storage",
+    "peft": "methods/lora adapters/storage",
     "pylance": "bank/anchor_bank bank/lance_rows bank/approximate bank/ray_cluster bank/strategies cli/app",
     "pyarrow": "bank/anchor_bank bank/ingest bank/ray_cluster bank/strategies data/records cli/app",
     "usearch": "bank/approximate cli/app",
@@ -59,9 +59,9 @@ TESTS = {
     "scipy": "evaluation/intervals",
     "pyyaml": "cli/adapters",
     "jinja2": "bank/report demo/page",
-    "typer": "cli/app cli/adapters demo/demo",
-    "rich": "cli/app cli/adapters demo/demo",
-    "playwright": "demo/browser demo/page",
+    "typer": "cli/app cli/adapters cli/demo",
+    "rich": "cli/app cli/adapters cli/demo",
+    "playwright": "demo/page_in_browser bank/report_in_browser",
     "geoopt": "manifolds",
     "matplotlib": "plot bank/report",
     "plotly": "plot demo/page",
@@ -71,13 +71,13 @@ TESTS = {
     "mkdocs": "docs",
     "mkdocs-material": "docs",
     "mkdocstrings": "docs",
-    "torch-abi-audit": "kernels cuda",
+    "torch-abi-audit": "native cuda",
     "pytest-benchmark": "bench",
 }
 QUICK = (
-    "tests/test_manifolds.py",
+    "tests/hyperbolic/test_manifolds.py",
     "tests/icl/attention/test_primitives.py",
-    "tests/icl/adapters/test_lora.py",
+    "tests/icl/adapters/methods/test_lora.py",
     "tests/icl/evaluation/test_intervals.py",
 )
 
@@ -98,6 +98,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
+        """What a later row of the same measurement replaces."""
         return self.package, self.version, self.others
 
 
@@ -108,14 +109,17 @@ def files_of(package: str) -> list[str]:
 
 
 def _tests_at(name: str) -> list[str]:
-    """Return the paths of a test, "bank/approximate" or "plot", or of all tests of a wing, "adapters"."""
-    wing = ROOT / "tests" / "icl" / name
-    if wing.is_dir():
-        return sorted(str(path.relative_to(ROOT)) for path in wing.glob("test_*.py"))
-    return [f"tests/icl/{name.replace('/', '/test_')}.py" if "/" in name else f"tests/test_{name}.py"]
+    """Return the paths of a test, "bank/approximate" or "manifolds", or of all tests in a folder, "adapters"."""
+    folder, _, stem = f"/{name}".rpartition("/")
+    patterns = f"**/{name}/test_*.py", f"**{folder}/test_{stem}.py"
+    paths = {path for pattern in patterns for path in (ROOT / "tests").glob(pattern)}
+    if not paths:
+        raise ValueError(f"there are no tests called {name!r} in {ROOT / 'tests'}")
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
 
 
 def planned(environments: Environments, ranges: Mapping[str, Requirement]) -> list[str]:
+    """Return the names of the environments to try."""
     names = [FLOORS, NEWEST]
     for package, requirement in ranges.items():
         capped = any(part.operator in ("<", "<=") for part in requirement.specifier)
@@ -132,6 +136,7 @@ def planned(environments: Environments, ranges: Mapping[str, Requirement]) -> li
 
 
 def versions_of(name: str, environments: Environments, ranges: Mapping[str, Requirement]) -> dict[str, str]:
+    """Return the releases that an environment has, by package."""
     others = {package: requirement for package, requirement in ranges.items() if package != "torch"}
     if name == FLOORS:
         free = others.keys() - pinned_by_torch()
@@ -152,6 +157,7 @@ def pinned_by_torch() -> set[str]:
 
 
 def extras(requirement: Requirement) -> str:
+    """Return a requirement's name with its extras."""
     return requirement.name + (f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else "")
 
 
@@ -217,6 +223,7 @@ def try_out(name: str, environments: Environments, tests: Sequence[str], quick: 
 
 
 def read(path: Path) -> list[Row]:
+    """Read the rows of earlier measurements."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -226,6 +233,7 @@ def read(path: Path) -> list[Row]:
 
 
 def write(rows: Sequence[Row], out: Path) -> None:
+    """Write compatibility.csv and compatibility.md."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / "compatibility.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
@@ -259,6 +267,8 @@ def documented() -> dict[str, Requirement]:
 
 
 def page(rows: Sequence[Row], ranges: Mapping[str, Requirement]) -> str:
+    """Return the text of compatibility.md."""
+
     def place(row: Row) -> tuple[bool, str, Version, str]:
         return row.package != ALL, row.package, Version(row.version or "0"), row.others
 
@@ -285,10 +295,12 @@ def page(rows: Sequence[Row], ranges: Mapping[str, Requirement]) -> str:
 
 
 def inside(row: Row, ranges: Mapping[str, Requirement]) -> bool:
+    """Whether a row's release is inside our range."""
     return row.package not in ranges or not row.version or ranges[row.package].specifier.contains(row.version)
 
 
 def span(requirement: Requirement) -> str:
+    """Return a range as text."""
     return ", ".join(sorted(map(str, requirement.specifier), reverse=True))
 
 

@@ -40,11 +40,13 @@ rows: list[dict[str, str]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the benchmarks."""
     parser.addoption("--quick", action="store_true", help="Small sizes: shows only that everything runs.")
     parser.addoption("--csv", type=Path, metavar="FILE", help="Put the rows there, in place of those of the same ops.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Set the number of threads."""
     # On small tensors a second thread only waits.
     torch.set_num_threads(1 if config.getoption("quick") else THREADS)
     # The first gradient makes torch import sympy, 35 MB that are no one's.
@@ -52,15 +54,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> list[str]:
+    """Say which peers are missing."""
     return [f"not installed, so left out: {name}" for name in peers.MISSING]
 
 
 def pytest_collection_finish() -> None:
+    """Keep garbage collection out of what is timed."""
     # All that has been imported stays; collecting garbage before each measurement need not look at it.
     gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of every implementation of every group."""
     sizes = QUICK if metafunc.config.getoption("quick") else FULL
     pairs = [(group, name) for group in metafunc.module.groups(sizes) for name in group.implementations]
     metafunc.parametrize(("group", "implementation"), pairs, ids=[f"{group}, {name}" for group, name in pairs])
@@ -68,6 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Group, str], None]:
+    """Return the function that times one implementation of a group."""
     sizes = QUICK if request.config.getoption("quick") else FULL
 
     def measure_or_look_up(group: Group, implementation: str) -> None:
@@ -86,6 +92,7 @@ def compare(benchmark: Any, request: pytest.FixtureRequest) -> Callable[[Group, 
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the rows that were measured."""
     path = session.config.getoption("csv")
     if path and rows:
         table.replace(path, rows)

@@ -30,14 +30,18 @@ def inputs(model: str, n: int, dim: int, backward: bool) -> list[Tensor]:
 
 
 def product(x: Tensor, y: Tensor, *_: Tensor) -> Tensor:
+    """Return the matrix product that any implementation contains: the floor."""
     return torch.mm(x, y.T)
 
 
 def eager(model: str, x: Tensor, y: Tensor, temperature: Tensor) -> Tensor:
+    """Return the loss as written down, by way of the matrix of distances."""
     return cross_entropy(-peers.matmul_acosh(model)(x, y) / temperature, torch.arange(len(x)))
 
 
 def groups(sizes: Sizes) -> Iterator[Group]:
+    """Yield the groups of implementations that are timed side by side."""
+
     def group(model: str, passes: str, n: int, formula: bool = False) -> Group:
         way = WAYS[passes]
         implementations = {OURS: Implementation(way(partial(contrastive_loss, model=model)))}
@@ -54,4 +58,5 @@ def groups(sizes: Sizes) -> Iterator[Group]:
 
 
 def test_contrastive_loss(group: Group, implementation: str, compare: Callable[[Group, str], None]) -> None:
+    """Time one implementation of a group."""
     compare(group, implementation)

@@ -18,16 +18,19 @@ FLOOR = "F.mse_loss"
 
 
 def inputs(model: str, dtype: torch.dtype, *sizes: int) -> list[Tensor]:
+    """Return the arguments of one measurement."""
     tangents = [points.tangents0(model, seed, *sizes).to(dtype) for seed in (1, 2)]
     # Its distances are float32 whatever the tangents are.
     return [*tangents, points.normal(3, *sizes[:-1])]
 
 
 def to_scalar(u: Tensor, v: Tensor, _: Tensor) -> list[Tensor]:
+    """Return the arguments for a function with a curvature."""
     return [u, v, torch.ones((), dtype=u.dtype)]
 
 
 def groups(sizes: Sizes) -> Iterator[Group]:
+    """Yield the groups of implementations that are timed side by side."""
     for model, module in MODULES.items():
         composed = peers.geoopt_function(model, "dist_exp0")
 
@@ -50,4 +53,5 @@ def groups(sizes: Sizes) -> Iterator[Group]:
 
 
 def test_dist_exp0(group: Group, implementation: str, compare: Callable[[Group, str], None]) -> None:
+    """Time one implementation of a group."""
     compare(group, implementation)

@@ -40,6 +40,8 @@ SECONDS = 0.5  # for one implementation, after the first calls
 
 
 class Sizes(NamedTuple):
+    """How large the arguments are."""
+
     name: str
     pairs: tuple[int, int]
     loss: tuple[int, int]
@@ -52,11 +54,14 @@ CHECK = Sizes("check", (700, 96), (700, 96), (40, 5000, 96), (999, 65))
 
 
 class Job(NamedTuple):
+    """A group to time, and the work of its matrix products."""
+
     group: Group
     flops: float  # of its matrix products, each in one pass of bfloat16
 
 
 def jobs(sizes: Sizes) -> Iterator[Job]:
+    """Yield everything that is timed."""
     for model in MODELS:
         for passes in PASSES:
             backward = passes == BACKWARD
@@ -64,29 +69,28 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
             n, dim = sizes.pairs
             make = partial(pairs, model, n, dim, backward)
             ours, formula = partial(pairwise_dist, model=model), peers.matmul_acosh(model)
-            yield job(
-                "pairwise_dist", model, passes, shape(n, n, dim), make, ours, formula, 2.0 * products * n * n * dim
-            )
+            distances = group("pairwise_dist", model, passes, shape(n, n, dim), make, ours, formula)
+            yield Job(distances, 2.0 * products * n * n * dim)
             n, dim = sizes.loss
             make = partial(positives, model, n, dim, backward)
             ours = partial(contrastive_loss, temperature=TEMPERATURE, model=model)
             formula = partial(loss_formula, model)
-            yield job(
-                "contrastive_loss", model, passes, shape(n, dim), make, ours, formula, 2.0 * products * n * n * dim
-            )
+            loss = group("contrastive_loss", model, passes, shape(n, dim), make, ours, formula)
+            yield Job(loss, 2.0 * products * n * n * dim)
         queries, n, dim = sizes.bank
         ours, formula = partial(nearest, k=NEIGHBORS, model=model), partial(nearest_formula, model)
         make = partial(bank, model, *sizes.bank)
         described = f"{shape(*sizes.bank)}, k={NEIGHBORS}"
-        yield job("nearest", model, FORWARD, described, make, ours, formula, 2.0 * queries * n * dim)
+        search = group("nearest", model, FORWARD, described, make, ours, formula)
+        yield Job(search, 2.0 * queries * n * dim)
         for name in rows.functions(model):
             for passes in PASSES:
                 make = partial(many, model, name, *sizes.rows, passes == BACKWARD)
                 ours = getattr(rows.MODULES[model], name)
-                yield job("rowwise", model, passes, shape(*sizes.rows), make, ours, None, 0.0, case=name)
+                yield Job(group("rowwise", model, passes, shape(*sizes.rows), make, ours, None, case=name), 0.0)
 
 
-def job(
+def group(
     op: str,
     model: str,
     passes: str,
@@ -94,9 +98,9 @@ def job(
     make: Callable[[], Sequence[Tensor]],
     ours: Callable[..., Any],
     formula: Callable[..., Any] | None,
-    flops: float,
     case: str = "",
-) -> Job:
+) -> Group:
+    """Return an operator, its formula in eager and compiled torch, and the floor."""
     way = WAYS[passes]
     implementations = {OURS: Implementation(way(ours))}
     if formula:
@@ -106,21 +110,24 @@ def job(
         if case in COMPILED_ROWS:
             run, prepare = peers.row_wise(model, case, lambda f: way(torch.compile(f)))["geoopt"]
             implementations[COMPILED] = Implementation(run, prepare)
-    return Job(Group(f"gpu {op}", case, model, passes, described, make, implementations, FLOOR), flops)
+    return Group(f"gpu {op}", case, model, passes, described, make, implementations, FLOOR)
 
 
 def pairs(model: str, n: int, dim: int, backward: bool) -> list[Tensor]:
+    """Return two sets of points and the cotangents of their distances."""
     x, y = (points.spread(model, seed, n, dim) for seed in (1, 2))
     return [x, y, points.normal(3, n, n)] if backward else [x, y]
 
 
 def positives(model: str, n: int, dim: int, backward: bool) -> list[Tensor]:
+    """Return points, positives close to them, and the cotangents of the loss."""
     x = points.spread(model, 1, n, dim)
     y = x + 0.3 * points.tangents(model, 2, x)
     return [x, y, torch.tensor(1.0)] if backward else [x, y]
 
 
 def bank(model: str, queries: int, n: int, dim: int) -> list[Tensor]:
+    """Return queries and a bank."""
     return [points.spread(model, 1, queries, dim), points.spread(model, 2, n, dim)]
 
 
@@ -132,20 +139,24 @@ def many(model: str, name: str, n: int, dim: int, backward: bool) -> list[Tensor
 
 
 def loss_formula(model: str, x: Tensor, y: Tensor) -> Tensor:
+    """Return the contrastive loss as written down."""
     return cross_entropy(-peers.matmul_acosh(model)(x, y) / TEMPERATURE, torch.arange(len(x), device=x.device))
 
 
 def nearest_formula(model: str, query: Tensor, rows_of_bank: Tensor) -> Any:
+    """Return the nearest rows by way of the matrix of distances."""
     return peers.matmul_acosh(model)(query, rows_of_bank).topk(NEIGHBORS, largest=False)
 
 
 def tensors(result: Any) -> list[Tensor]:
+    """Return a result as a list of tensors."""
     return [result] if isinstance(result, Tensor) else list(result)
 
 
 def error(job: Job) -> float:
-    """Of the results on the GPU against those of float64 on the CPU, relative to the largest; for indices, how many
-    are others.
+    """Return the error of the results on the GPU against those of float64 on the CPU.
+
+    It is relative to the largest; for indices, it is how many are others.
     """
     inputs = job.group.inputs()
     run = job.group.implementations[OURS].run
@@ -177,11 +188,14 @@ def timed(call: Callable[[], Any]) -> Result:
 
 
 class Ceilings(NamedTuple):
+    """What the card reaches in a copy and in a matrix product."""
+
     copy: float  # bytes/s, read and written
     matmul: float  # flop/s, bfloat16
 
     @staticmethod
     def measured() -> Ceilings:
+        """Measure both on this card."""
         a = torch.empty(1 << 30, device="cuda").normal_()
         b = torch.empty_like(a)
         copy = 2 * a.nbytes / timed(lambda: b.copy_(a)).quantiles()[1]
@@ -190,6 +204,7 @@ class Ceilings(NamedTuple):
         return Ceilings(copy, 2 * n**3 / timed(lambda: m[0] @ m[1]).quantiles()[1])
 
     def floor(self, job: Job, inputs: Sequence[Tensor], results: Sequence[Tensor]) -> float:
+        """Return the seconds below which the job cannot be."""
         moved = sum(a.nbytes for a in (*inputs, *results))
         if job.group.passes == BACKWARD:
             moved += inputs[-1].nbytes  # the forward's result, which has the shape of the cotangent
@@ -197,6 +212,7 @@ class Ceilings(NamedTuple):
 
 
 def measure(job: Job, ceilings: Ceilings, console: Console) -> dict[str, Result]:
+    """Time a job and compare its results."""
     inputs = [a.cuda() for a in job.group.inputs()]
     results = {}
     for name, (run, prepare) in job.group.implementations.items():
@@ -214,6 +230,7 @@ def measure(job: Job, ceilings: Ceilings, console: Console) -> dict[str, Result]
 
 
 def told(job: Job, results: dict[str, Result]) -> list[str]:
+    """Return a row of the table."""
     ours, floor = results[OURS].quantiles()[1], results[FLOOR].seconds[0]
     ratios = [f"{results[n].quantiles()[1] / ours:.3g} x" if n in results else "" for n in (EAGER, COMPILED)]
     return [str(job.group), duration(ours), f"{floor / ours:.0%}", f"{results[OURS].memory:.0f} MB", *ratios]

@@ -31,6 +31,7 @@ METHODS = {
 
 
 def decoder(width: int, layers: int) -> Any:
+    """Return a decoder of random weights."""
     text = LlamaConfig(
         hidden_size=width,
         num_hidden_layers=layers,

@@ -30,6 +30,7 @@ HEADER = """\
 
 
 def main() -> None:
+    """Write constraints.txt, or check it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("torch", help="the release of torch to fit, such as torch==2.13.0")
     parser.add_argument("--check", action="store_true", help="check constraints.txt instead of writing it")
@@ -46,6 +47,7 @@ def main() -> None:
 
 
 def installed_uv(folder: Path) -> Path:
+    """Return the path of uv, installed on first use."""
     scripts = folder / "uv" / ("Scripts" if os.name == "nt" else "bin")
     if not (scripts / "uv").exists():
         subprocess.run([sys.executable, "-m", "venv", folder / "uv"], check=True)
@@ -78,6 +80,7 @@ def without_torch(pins: list[str]) -> list[str]:
 
 
 def name_of(pin: str) -> str:
+    """Return the package of a pin."""
     return pin.split("==")[0]
 
 

@@ -31,6 +31,7 @@ def states(layers: int, batch: int, tokens: int, width: int, dtype: torch.dtype)
 
 
 def run(loss: AnchorLoss, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Sequence[Tensor]) -> object:
+    """Evaluate a loss and its gradient."""
     leaves = [s.detach().requires_grad_() for s in student]
     return torch.autograd.grad(loss(leaves, teacher, mask[0]), leaves)
 

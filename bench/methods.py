@@ -1,9 +1,8 @@
-"""What each method can and cannot do, on three bases of the testbed. Writes docs/methods.csv, and blocks of
-docs/methods.md and README.md.
+"""What each method can and cannot do, on three bases of the testbed.
 
-The trials and ablations are those of the demo, run in the same way, and there is one more question: whether it matters
-that the distance of states is hyperbolic. There the same two adapters are trained with one loss after another, at
-budgets that leave something to win.
+Writes docs/methods.csv, and blocks of docs/methods.md and README.md. The trials and ablations are those of the demo,
+run in the same way, and there is one more question: whether it matters that the distance of states is hyperbolic.
+There the same two adapters are trained with one loss after another, at budgets that leave something to win.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ class Comparisons(DemoPlan):
 
 
 def measured(plan: DemoPlan, out: Path, what: str) -> dict[DemoJob, dict[str, Any]]:
+    """Run a plan and return its results."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
     with Progress(*columns) as progress:
         bar = progress.add_task(what, total=sum(job.cost for job in plan.jobs()), now="")
@@ -45,15 +45,18 @@ def measured(plan: DemoPlan, out: Path, what: str) -> dict[DemoJob, dict[str, An
 
 
 def percent(low: float, high: float) -> str:
+    """Return an interval as text."""
     return f"({low:.2f}-{high:.2f})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def methods(rows: Sequence[tables.MethodRow]) -> str:
+    """Return the table of the methods."""
     told = {True: "yes", False: "**no**", None: ""}
     return markdown(
         ("task", "method", "accuracy", "mark", "holds", "parameters", "seconds", "of 0-shot", "of 16-shot"),
@@ -75,6 +78,7 @@ def methods(rows: Sequence[tables.MethodRow]) -> str:
 
 
 def ablations(rows: Sequence[tables.AblationRow]) -> str:
+    """Return the table of ablations."""
     return markdown(
         ("method", "task", "what", "variant", "accuracy", "parameters", "steps"),
         [
@@ -107,6 +111,7 @@ def comparisons(results: Mapping[DemoJob, Mapping[str, Any]]) -> list[tuple[str,
 
 
 def compared(rows: Sequence[tuple[str, str, float, float, float, float]]) -> str:
+    """Return the table of losses."""
     return markdown(
         ("task", "loss", "accuracy", "less that of L2"),
         [
@@ -119,6 +124,7 @@ def compared(rows: Sequence[tuple[str, str, float, float, float, float]]) -> str
 def write_csv(
     file: Path, rows: Sequence[tables.MethodRow], variants: Sequence[tables.AblationRow], losses: Sequence[Any]
 ) -> None:
+    """Write methods.csv."""
     names = [
         "table",
         *dict.fromkeys(f.name for kind in (tables.MethodRow, tables.AblationRow) for f in fields(kind)),

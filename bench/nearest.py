@@ -19,14 +19,17 @@ DEPTH = "depth_weight 0.5"
 
 
 def inputs(model: str, sizes: Sizes) -> list[Tensor]:
+    """Return the arguments of one measurement."""
     return [points.spread(model, 1, sizes.queries, sizes.bank[1]), points.spread(model, 2, *sizes.bank)]
 
 
 def product(query: Tensor, bank: Tensor) -> Tensor:
+    """Return the matrix product that any implementation contains: the floor."""
     return torch.mm(query, bank.T)
 
 
 def groups(sizes: Sizes) -> Iterator[Group]:
+    """Yield the groups of implementations that are timed side by side."""
     k = sizes.neighbors
 
     def group(model: str, case: str, implementations: dict[str, Implementation]) -> Group:
@@ -44,4 +47,5 @@ def groups(sizes: Sizes) -> Iterator[Group]:
 
 
 def test_nearest(group: Group, implementation: str, compare: Callable[[Group, str], None]) -> None:
+    """Time one implementation of a group."""
     compare(group, implementation)

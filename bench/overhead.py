@@ -17,14 +17,17 @@ GRADIENTS = {"forward": False, "forward, recorded for backward": True}
 
 
 def arguments(model: str, name: str, sizes: tuple[int, int], gradients: bool) -> list[Tensor]:
+    """Return the arguments of one measurement."""
     return [a.requires_grad_(gradients) for a in inputs(model, name, *sizes, backward=False)]
 
 
 def leaves(prepare: Callable[..., list[Tensor]], *args: Tensor) -> list[Tensor]:
+    """Return the arguments prepared, as leaves of a new graph."""
     return [a.detach().requires_grad_(args[0].requires_grad) for a in prepare(*args)]
 
 
 def groups(sizes: Sizes) -> Iterator[Group]:
+    """Yield the groups of implementations that are timed side by side."""
     for model, module in MODULES.items():
         for name in functions(model):
             for passes, gradients in GRADIENTS.items():
@@ -40,4 +43,5 @@ def groups(sizes: Sizes) -> Iterator[Group]:
 
 
 def test_overhead(group: Group, implementation: str, compare: Callable[[Group, str], None]) -> None:
+    """Time one implementation of a group."""
     compare(group, implementation)

@@ -25,6 +25,7 @@ LARGEST = 1 << 28
 
 
 def inputs(model: str, clusters: int, n: int, dim: int, backward: bool) -> list[Tensor]:
+    """Return the arguments of one measurement."""
     if clusters:
         x, y = (points.clusters(model, seed, clusters, n, dim) for seed in (1, 2))
     else:
@@ -33,10 +34,12 @@ def inputs(model: str, clusters: int, n: int, dim: int, backward: bool) -> list[
 
 
 def product(x: Tensor, y: Tensor, *_: Tensor) -> Tensor:
+    """Return the matrix product that any implementation contains: the floor."""
     return torch.mm(x, y.T)
 
 
 def group(model: str, case: str, passes: str, n: int, dim: int, *others: str) -> Group:
+    """Return a group of implementations."""
     way = WAYS[passes]
     formulas = {"matmul+acosh": peers.matmul_acosh(model), "broadcast": peers.broadcast(model), "torch.cdist": cdist}
     implementations = {OURS: Implementation(way(partial(pairwise_dist, model=model))), FLOOR: Implementation(product)}
@@ -48,6 +51,7 @@ def group(model: str, case: str, passes: str, n: int, dim: int, *others: str) ->
 
 
 def groups(sizes: Sizes) -> Iterator[Group]:
+    """Yield the groups of implementations that are timed side by side."""
     for model in ("lorentz", "poincare"):
         for dim in (sizes.wide, sizes.narrow):
             for passes in PASSES:
@@ -68,4 +72,5 @@ def groups(sizes: Sizes) -> Iterator[Group]:
 
 
 def test_pairwise_dist(group: Group, implementation: str, compare: Callable[[Group, str], None]) -> None:
+    """Time one implementation of a group."""
     compare(group, implementation)

@@ -215,6 +215,7 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help=f"Examples in memory; a step is of {STEP}.")] = STEP,
     out: Annotated[Path, typer.Option(help="Folder of all that is made.")] = Path("out/published"),
 ) -> None:
+    """Measure methods on published tasks and compare them with what was published."""
     if base not in BASES:
         raise typer.BadParameter(f"must be one of {', '.join(BASES)}, got {base}", param_hint="base")
     sources = {name: path for name, path in (("vqav2", vqav2), ("okvqa", okvqa), ("coco", coco_file)) if path}

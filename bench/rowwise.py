@@ -16,11 +16,13 @@ FLOOR = "copy"
 
 
 def into(x: Tensor, *_: Tensor) -> list[Tensor]:
+    """Return the arguments of a copy."""
     # Pages that are there: half the cost of a copy into new memory is to get them from the system.
     return [x, x.clone()]
 
 
 def groups(sizes: Sizes) -> Iterator[Group]:
+    """Yield the groups of implementations that are timed side by side."""
     for model, module in MODULES.items():
         for name in functions(model):
             for passes in PASSES:
@@ -36,4 +38,5 @@ def groups(sizes: Sizes) -> Iterator[Group]:
 
 
 def test_rowwise(group: Group, implementation: str, compare: Callable[[Group, str], None]) -> None:
+    """Time one implementation of a group."""
     compare(group, implementation)

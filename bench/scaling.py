@@ -75,17 +75,20 @@ Cells = tuple[Tensor, Tensor]
 
 
 def by_lorentz(points: Tensor, query: Tensor, seed: int) -> Cells:
+    """Return the cells of a Lorentz k-means."""
     centroids = lorentz_kmeans.kmeans(points, CELLS, seed=seed)
     every = torch.arange(CELLS).expand(len(query), -1)
     return lorentz_kmeans.assign(points, centroids), lorentz_kmeans.probes(query, every, centroids)
 
 
 def by_faiss(quantizer: faiss.Index, bank: np.ndarray, asked: np.ndarray) -> Cells:
+    """Return the cells of a quantizer of faiss."""
     order = torch.from_numpy(quantizer.search(asked, CELLS)[1])
     return torch.from_numpy(quantizer.search(bank, 1)[1][:, 0]), order.argsort(1) + 1
 
 
 def by_distance(points: Tensor, query: Tensor, seed: int) -> Cells:
+    """Return the cells of a Euclidean k-means."""
     kmeans = faiss.Kmeans(points.shape[1], CELLS, seed=seed)
     kmeans.train(points.numpy())
     return by_faiss(kmeans.index, points.numpy(), query.numpy())
@@ -128,6 +131,7 @@ def recalls(points: Tensor, query: Tensor, probed: list[int], seed: int = 0) -> 
 
 
 def seconds(call: Callable[[], object], calls: int) -> float:
+    """Return the median time of some calls."""
     times = []
     for _ in range(calls):
         start = perf_counter()
@@ -137,6 +141,7 @@ def seconds(call: Callable[[], object], calls: int) -> float:
 
 
 def shard(points: Tensor, query: Tensor, threads: int) -> Shard:
+    """Measure one shard on this machine."""
     rows, dim = points.shape
     with TemporaryDirectory() as folder:
         start = perf_counter()
@@ -165,6 +170,8 @@ def model(one: Shard, p: int, point: Point) -> list[str]:
 
 
 def page(curves: dict[str, list[Point]], probed: list[int], one: Shard, command: str) -> list[str]:
+    """Return the lines of scaling.md."""
+
     def table(header: list[str], body: list[list[str]]) -> list[str]:
         return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body)] + [""]
 
@@ -205,6 +212,7 @@ def page(curves: dict[str, list[Point]], probed: list[int], one: Shard, command:
 
 
 def draw(curves: dict[str, list[Point]]) -> Figure:
+    """Draw recall against the part of the bank that is read."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     for (name, curve), marker in zip(curves.items(), "os^D"):

@@ -26,44 +26,13 @@ from torch import Tensor
 from hyperbolic import validation
 from hyperbolic.distributions import WrappedNormal
 from hyperbolic.limits import LARGEST_COORDINATE, LARGEST_RADIUS
-from hyperbolic.ops.dispatch import Op, Scalar
-from hyperbolic.pairwise import DIST
-from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
+from hyperbolic.ops.all_pairs import AllPairs
+from hyperbolic.ops.dispatch import Op, Scalar, operator
 from hyperbolic.reference import lorentz as formulas
 from hyperbolic.reference import lorentz_distance as distance
 
-_X, _Y, _XY = ("x",), ("y",), ("x", "y")
-_time = Op("lorentz.time", formulas.time, "x:D, c:1 -> 1", space=_X)
-_to_ambient = Op("lorentz.to_ambient", formulas.to_ambient, "x:D, c:1 -> D+1", space=_X)
-_tangent_to_ambient = Op("lorentz.tangent_to_ambient", formulas.tangent_to_ambient, "x:D, v:D, c:1 -> D+1", space=_X)
-_inner = Op("lorentz.inner", distance.inner, "x:D, y:D, c:1 -> 1", space=_XY)
-_expmap0 = Op("lorentz.expmap0", formulas.expmap0, "v:D, c:1, largest:1 -> D", point="lorentz")
-_logmap0 = Op("lorentz.logmap0", formulas.logmap0, "x:D, c:1 -> D", space=_X)
-_expmap = Op("lorentz.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", point="lorentz", space=_X)
-_logmap = Op("lorentz.logmap", formulas.logmap, "x:D, y:D, c:1 -> D", space=_XY)
-_dist = DIST["lorentz"]
-_dist0 = Op("lorentz.dist0", distance.dist0, "x:D, c:1 -> 1", space=_X)
-_dist_exp0 = Op("lorentz.dist_exp0", distance.dist_exp0, "u:D, v:D, c:1 -> 1")
-_transport = Op("lorentz.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D", space=_XY)
-_transport0 = Op("lorentz.transport0", formulas.transport0, "y:D, v:D, c:1 -> D", space=_Y)
-_geodesic = Op("lorentz.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="lorentz", space=_XY)
-_midpoint = Op("lorentz.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D", point="lorentz", space=_XY)
-_centroid = Op("lorentz.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="lorentz", space=_X)
-_norm = Op("lorentz.norm", formulas.norm_at, "x:D, v:D, c:1 -> 1", space=_X)
-_egrad2rgrad = Op("lorentz.egrad2rgrad", formulas.egrad2rgrad, "x:D, g:D, c:1 -> D", space=_X)
-_half_aperture = Op("lorentz.half_aperture", formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1", space=_X)
-_exterior_angle = Op("lorentz.exterior_angle", formulas.exterior_angle, "x:D, y:D, c:1 -> 1", space=_XY)
-_busemann = Op("lorentz.busemann", formulas.busemann, "x:D, direction:D, c:1 -> 1", space=_X)
-_project = Op("lorentz.project", formulas.shorten, "x:D, c:1, largest:1, target:1 -> D", point="lorentz", space=_X)
-_boost = Op("lorentz.boost", formulas.boost, "x:D, a:D, c:1 -> D", point="lorentz", space=("x", "a"))
-_log_prob = Op(
-    "lorentz.wrapped_normal_log_prob",
-    formulas.wrapped_normal_log_prob,
-    "x:D, mean:D, scale:D~, c:1 -> 1",
-    space=("x", "mean"),
-)
 
-
+@operator(formulas.time, "x:D, c:1 -> 1", space=("x",))
 def time(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """The time component ``sqrt(1/c + |x|^2)``, shape (...).
 
@@ -72,9 +41,10 @@ def time(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> time(torch.tensor([3.0, 4.0]), c=1.0)
     tensor(5.0990)
     """
-    return _time(x, c)
+    return time.op(x, c)
 
 
+@operator(distance.inner, "x:D, y:D, c:1 -> 1", space=("x", "y"))
 def inner(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """The Lorentz inner product ``<x,y>_L = x.y - x0 y0`` of two points, shape (...); at most ``-1/c``.
 
@@ -84,9 +54,15 @@ def inner(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> inner(torch.zeros(2), torch.tensor([3.0, 4.0]))
     tensor(-5.0990)
     """
-    return _inner(x, y, c)
+    return inner.op(x, y, c)
 
 
+_tangent_to_ambient = Op(
+    "lorentz.tangent_to_ambient", formulas.tangent_to_ambient, "x:D, v:D, c:1 -> D+1", space=("x",)
+)
+
+
+@operator(formulas.to_ambient, "x:D, c:1 -> D+1", space=("x",))
 def to_ambient(x: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
     """Ambient coordinates (..., D + 1), time first: of the point ``x``, or of the tangent ``v`` at ``x`` if given.
 
@@ -95,7 +71,7 @@ def to_ambient(x: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
     >>> to_ambient(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]))
     tensor([0.5883, 1.0000, 0.0000])
     """
-    return _to_ambient(x, c) if v is None else _tangent_to_ambient(x, v, c)
+    return to_ambient.op(x, c) if v is None else _tangent_to_ambient(x, v, c)
 
 
 def from_ambient(p: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
@@ -115,6 +91,7 @@ def from_ambient(p: Tensor, v: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
     return (rest[0] if rest else p)[..., 1:]
 
 
+@operator(formulas.expmap0, "v:D, c:1, largest:1 -> D", point="lorentz")
 def expmap0(v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The exponential map at the origin, ``sinh(t)/t v`` with ``t = sqrt(c)|v|``, shape (..., D).
 
@@ -125,9 +102,10 @@ def expmap0(v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> expmap0(torch.tensor([3.0, 4.0]))
     tensor([44.5219, 59.3626])
     """
-    return _expmap0(v, c, _largest(v))
+    return expmap0.op(v, c, _largest(v))
 
 
+@operator(formulas.logmap0, "x:D, c:1 -> D", space=("x",))
 def logmap0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """The logarithm at the origin, ``asinh(s)/s x`` with ``s = sqrt(c)|x|``, shape (..., D).
 
@@ -136,9 +114,10 @@ def logmap0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> logmap0(torch.tensor([44.5219, 59.3626]))
     tensor([3.0000, 4.0000])
     """
-    return _logmap0(x, c)
+    return logmap0.op(x, c)
 
 
+@operator(formulas.expmap, "x:D, v:D, c:1 -> D", point="lorentz", space=("x",))
 def expmap(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The point reached from ``x`` along ``v``, ``cosh(n) x + sinh(n)/n v`` with ``n = sqrt(c)|v|_L``; (..., D).
 
@@ -149,9 +128,10 @@ def expmap(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> expmap(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]))
     tensor([3.7622, 3.6269])
     """
-    return _expmap(x, v, c)
+    return expmap.op(x, v, c)
 
 
+@operator(formulas.logmap, "x:D, y:D, c:1 -> D", space=("x", "y"))
 def logmap(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """The tangent at ``x`` that points to ``y``, ``(D/sinh D)(y - cosh(D) x)`` with ``D = sqrt(c) d``; (..., D).
 
@@ -161,9 +141,10 @@ def logmap(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> logmap(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 2.0]))
     tensor([-0.1749,  1.4416])
     """
-    return _logmap(x, y, c)
+    return logmap.op(x, y, c)
 
 
+@operator(distance.dist, "x:D, y:D, c:1 -> 1", space=("x", "y"))
 def dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """The geodesic distance ``d = 2 asinh(sqrt(c) h/2)/sqrt(c)``, h the ambient chord; shape (...).
 
@@ -176,9 +157,10 @@ def dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> dist(torch.tensor([1.0, 0.0]), torch.tensor([1.001, 0.0]))
     tensor(0.0007)
     """
-    return _dist(x, y, c)
+    return dist.op(x, y, c)
 
 
+@operator(distance.dist0, "x:D, c:1 -> 1", space=("x",))
 def dist0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """The distance to the origin, ``asinh(sqrt(c)|x|)/sqrt(c)``, shape (...).
 
@@ -187,9 +169,10 @@ def dist0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> dist0(torch.tensor([3.0, 4.0]))
     tensor(2.3124)
     """
-    return _dist0(x, c)
+    return dist0.op(x, c)
 
 
+@operator(distance.dist_exp0, "u:D, v:D, c:1 -> 1")
 def dist_exp0(u: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The distance of ``expmap0(u)`` and ``expmap0(v)`` straight from the tangents, shape (...).
 
@@ -200,9 +183,10 @@ def dist_exp0(u: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> dist_exp0(torch.tensor([300.0, 0.0]), torch.tensor([0.0, 400.0]))
     tensor(699.3068)
     """
-    return _dist_exp0(u, v, c)
+    return dist_exp0.op(u, v, c)
 
 
+@operator(formulas.transport, "x:D, y:D, v:D, c:1 -> D", space=("x", "y"))
 def transport(x: Tensor, y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """Parallel transport of the tangent ``v`` along the geodesic from ``x`` to ``y``, shape (..., D).
 
@@ -213,9 +197,10 @@ def transport(x: Tensor, y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> transport(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
     tensor([0.3333, 1.3333])
     """
-    return _transport(x, y, v, c)
+    return transport.op(x, y, v, c)
 
 
+@operator(formulas.transport0, "y:D, v:D, c:1 -> D", space=("y",))
 def transport0(y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """Parallel transport of ``v`` from the origin to ``y``, ``v + c (y.v)/(1 + sqrt(c) y0) y``, shape (..., D).
 
@@ -224,9 +209,10 @@ def transport0(y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> transport0(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
     tensor([1.4142, 1.0000])
     """
-    return _transport0(y, v, c)
+    return transport0.op(y, v, c)
 
 
+@operator(formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="lorentz", space=("x", "y"))
 def geodesic(x: Tensor, y: Tensor, t: Scalar, c: Scalar = 1.0) -> Tensor:
     """The point at fraction ``t`` of the way from ``x`` to ``y``, shape (..., D).
 
@@ -237,9 +223,10 @@ def geodesic(x: Tensor, y: Tensor, t: Scalar, c: Scalar = 1.0) -> Tensor:
     >>> geodesic(torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0]), 0.5)
     tensor([0.8590, 1.1453])
     """
-    return _geodesic(x, y, t, c)
+    return geodesic.op(x, y, t, c)
 
 
+@operator(formulas.midpoint, "x:D, y:D, c:1 -> D", point="lorentz", space=("x", "y"))
 def midpoint(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """The point halfway from ``x`` to ``y``, ``(x + y)/(2 cosh(D/2))``, shape (..., D).
 
@@ -248,9 +235,10 @@ def midpoint(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> midpoint(torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0]))
     tensor([0.8590, 1.1453])
     """
-    return _midpoint(x, y, c)
+    return midpoint.op(x, y, c)
 
 
+@operator(formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="lorentz", space=("x",))
 def centroid(x: Tensor, weights: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
     """The Lorentz centroid of K points, the weighted ambient mean scaled back to the hyperboloid; (..., D).
 
@@ -260,9 +248,10 @@ def centroid(x: Tensor, weights: Tensor | None = None, c: Scalar = 1.0) -> Tenso
     >>> centroid(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
     tensor([0.8590, 1.1453])
     """
-    return _centroid(x, validation.equal_weights("lorentz.centroid", x) if weights is None else weights, c)
+    return centroid.op(x, validation.equal_weights("lorentz.centroid", x) if weights is None else weights, c)
 
 
+@operator(formulas.norm_at, "x:D, v:D, c:1 -> 1", space=("x",))
 def norm(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The Riemannian norm ``sqrt(|v|^2 - v0^2)`` of the tangent ``v`` at ``x``, shape (...).
 
@@ -271,9 +260,10 @@ def norm(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> norm(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]))
     tensor(0.9806)
     """
-    return _norm(x, v, c)
+    return norm.op(x, v, c)
 
 
+@operator(formulas.egrad2rgrad, "x:D, g:D, c:1 -> D", space=("x",))
 def egrad2rgrad(x: Tensor, g: Tensor, c: Scalar = 1.0) -> Tensor:
     """The Riemannian gradient at ``x``, ``g + c (x.g) x``, of a Euclidean gradient ``g``; shape (..., D).
 
@@ -282,9 +272,10 @@ def egrad2rgrad(x: Tensor, g: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> egrad2rgrad(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0]))
     tensor([10., 12.])
     """
-    return _egrad2rgrad(x, g, c)
+    return egrad2rgrad.op(x, g, c)
 
 
+@operator(formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1", space=("x",))
 def half_aperture(x: Tensor, min_radius: Scalar = 0.1, c: Scalar = 1.0) -> Tensor:
     """The half-aperture of the entailment cone at ``x``, ``asin(2 min_radius/(sqrt(c)|x|))``, shape (...).
 
@@ -294,38 +285,39 @@ def half_aperture(x: Tensor, min_radius: Scalar = 0.1, c: Scalar = 1.0) -> Tenso
     >>> half_aperture(torch.tensor([3.0, 4.0]))
     tensor(0.0400)
     """
-    return _half_aperture(x, c, min_radius)
+    return half_aperture.op(x, c, min_radius)
 
 
+@operator(formulas.exterior_angle, "x:D, y:D, c:1 -> 1", space=("x", "y"))
 def exterior_angle(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
-    """The angle at ``x`` between the prolonged ray from the origin and the geodesic to ``y``; shape (...), from
-    0 to pi as the type rounds it.
+    """The angle at ``x`` between the prolonged ray from the origin and the geodesic to ``y``, shape (...).
 
-    ``y`` lies in the entailment cone of ``x`` where this is at most ``half_aperture(x)``. Error at most 2 ULP
-    in float32, 4 ULP + 1e-30 in float64. Where it is undefined, ``x`` at the origin or at ``y``, it is 0 with
-    gradient 0, so the entailment loss of Ganea et al. vanishes there; on the ray itself, where it has a kink,
-    the gradient is 0 too.
+    It is from 0 to pi as the type rounds it. ``y`` lies in the entailment cone of ``x`` where this is at most
+    ``half_aperture(x)``. Error at most 2 ULP in float32, 4 ULP + 1e-30 in float64. Where it is undefined, ``x`` at
+    the origin or at ``y``, it is 0 with gradient 0, so the entailment loss of Ganea et al. vanishes there; on the ray
+    itself, where it has a kink, the gradient is 0 too.
 
     >>> exterior_angle(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]))
     tensor(1.8785)
     """
-    return _exterior_angle(x, y, c)
+    return exterior_angle.op(x, y, c)
 
 
+@operator(formulas.busemann, "x:D, direction:D, c:1 -> 1", space=("x",))
 def busemann(x: Tensor, direction: Tensor, c: Scalar = 1.0) -> Tensor:
-    """The Busemann function ``log(sqrt(c)(x0 - x.w))/sqrt(c)`` of the ideal point ``w =
-    direction/|direction|``; (...).
+    """The Busemann function ``log(sqrt(c)(x0 - x.w))/sqrt(c)`` of ``w = direction/|direction|``, shape (...).
 
-    The signed distance to the horosphere through the origin, negative towards ``w``. ``direction`` is (..., D),
-    not 0. Error at most
-    2 eps of ``max(1, |value|)``: the function changes sign. Smooth everywhere.
+    The signed distance to the horosphere of the ideal point ``w`` through the origin, negative towards ``w``.
+    ``direction`` is (..., D), not 0. Error at most 2 eps of ``max(1, |value|)``: the function changes sign. Smooth
+    everywhere.
 
     >>> busemann(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]))
     tensor(-2.3124)
     """
-    return _busemann(x, direction, c)
+    return busemann.op(x, direction, c)
 
 
+@operator(formulas.boost, "x:D, a:D, c:1 -> D", point="lorentz", space=("x", "a"))
 def boost(x: Tensor, a: Tensor, c: Scalar = 1.0) -> Tensor:
     """The isometry that moves the origin to ``a`` along a geodesic, applied to ``x``; shape (..., D).
 
@@ -335,21 +327,29 @@ def boost(x: Tensor, a: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> boost(torch.zeros(2), torch.tensor([3.0, 4.0]))
     tensor([3., 4.])
     """
-    return _boost(x, a, c)
+    return boost.op(x, a, c)
 
 
+@operator(formulas.shorten, "x:D, c:1, largest:1, target:1 -> D", point="lorentz", space=("x",))
 def project(x: Tensor, c: Scalar = 1.0) -> Tensor:
-    """``x`` if its radius is at most ``limits.LARGEST_RADIUS`` of its type, else the point on its ray 1/64 short of
-    that; (..., D).
+    """``x`` if its radius is at most the largest of its type, else the point on its ray 1/64 short of that; (..., D).
 
-    For points that an optimiser has moved, which farther out lose the digits of their distances and in the end
-    overflow. The gradient beyond is that of the radial projection.
+    ``limits.LARGEST_RADIUS`` gives the largest radius. For points that an optimiser has moved, which farther out lose
+    the digits of their distances and in the end overflow. The gradient beyond is that of the radial projection.
 
     >>> project(torch.tensor([3.0, 4.0])), dist0(project(torch.tensor([0.0, 1e30])))
     (tensor([3., 4.]), tensor(19.9844))
     """
     radius = LARGEST_RADIUS.get(x.dtype, 1.0) if isinstance(x, Tensor) else 1.0
-    return _project(x, c, math.sinh(radius), math.sinh(radius - 1 / 64))
+    return project.op(x, c, math.sinh(radius), math.sinh(radius - 1 / 64))
+
+
+_log_prob = Op(
+    "lorentz.wrapped_normal_log_prob",
+    formulas.wrapped_normal_log_prob,
+    "x:D, mean:D, scale:D~, c:1 -> 1",
+    space=("x", "mean"),
+)
 
 
 def wrapped_normal(mean: Tensor, scale: Scalar = 1.0, c: Scalar = 1.0) -> WrappedNormal:
@@ -376,6 +376,10 @@ def _rsample(mean: Tensor, w: Tensor, c: Scalar) -> Tensor:
     return expmap(mean, transport0(mean, w, c), c)
 
 
+# What pairwise.py makes of the distance.
+PAIRS = AllPairs(dist.op)
+
+
 def pairwise_dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """All distances between the rows of ``x`` (..., N, D) and of ``y`` (..., M, D): (..., N, M).
 
@@ -384,4 +388,4 @@ def pairwise_dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> pairwise_dist(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
     tensor([[0.0000, 2.3124]])
     """
-    return _pairwise_dist(x, y, model="lorentz", c=c)
+    return PAIRS.dist(x, y, c)

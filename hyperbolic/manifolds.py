@@ -122,8 +122,10 @@ class _Hyperbolic(geoopt.Manifold):
         return geoopt.ManifoldTensor(torch.zeros(*size, dtype=dtype, device=device), manifold=self)
 
     def random(self, *size: Any, dtype: Any = None, device: Any = None, scale: Scalar = 1.0) -> Tensor:
-        """Samples of a wrapped normal distribution around the origin, at distances of about ``scale`` in any number of
-        dimensions D: its standard deviation is ``scale/sqrt(D)``.
+        """Samples of a wrapped normal distribution around the origin.
+
+        Its standard deviation is ``scale/sqrt(D)``, so that distances are about ``scale`` in any number of dimensions
+        D.
         """
         zero = torch.zeros(*size, dtype=dtype, device=device)
         points = self.geometry.wrapped_normal(zero, scale / zero.shape[-1] ** 0.5, c=self.c.detach()).sample()
@@ -171,6 +173,7 @@ class PoincareBall(_Hyperbolic):
     geometry = poincare
 
     def projx(self, x: Tensor) -> Tensor:
+        """Project onto the ball, as geoopt does after a step; see :func:`hyperbolic.poincare.project`."""
         return poincare.project(x, c=self.c)
 
     def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Any:

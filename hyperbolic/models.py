@@ -11,18 +11,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hyperbolic.ops.dispatch import Op, Scalar
+from hyperbolic.ops.dispatch import Scalar, operator
 from hyperbolic.reference import models as formulas
 
-_MAP, _X = "x:D, c:1 -> D", ("x",)
-_lorentz_to_poincare = Op("models.lorentz_to_poincare", formulas.lorentz_to_poincare, _MAP, point="ball", space=_X)
-_poincare_to_lorentz = Op("models.poincare_to_lorentz", formulas.poincare_to_lorentz, _MAP, point="lorentz", inside=_X)
-_lorentz_to_klein = Op("models.lorentz_to_klein", formulas.lorentz_to_klein, _MAP, point="ball", space=_X)
-_klein_to_lorentz = Op("models.klein_to_lorentz", formulas.klein_to_lorentz, _MAP, point="lorentz", inside=_X)
-_poincare_to_klein = Op("models.poincare_to_klein", formulas.poincare_to_klein, _MAP, point="ball", inside=_X)
-_klein_to_poincare = Op("models.klein_to_poincare", formulas.klein_to_poincare, _MAP, point="ball", inside=_X)
 
-
+@operator(formulas.lorentz_to_poincare, "x:D, c:1 -> D", point="ball", space=("x",))
 def lorentz_to_poincare(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """``x/(1 + sqrt(c) x0)``.
 
@@ -30,9 +23,10 @@ def lorentz_to_poincare(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> lorentz_to_poincare(torch.tensor([3.0, 4.0]))
     tensor([0.4919, 0.6558])
     """
-    return _lorentz_to_poincare(x, c)
+    return lorentz_to_poincare.op(x, c)
 
 
+@operator(formulas.poincare_to_lorentz, "x:D, c:1 -> D", point="lorentz", inside=("x",))
 def poincare_to_lorentz(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """``2 x/(1 - c|x|^2)``.
 
@@ -40,9 +34,10 @@ def poincare_to_lorentz(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> poincare_to_lorentz(torch.tensor([0.3, 0.4]))
     tensor([0.8000, 1.0667])
     """
-    return _poincare_to_lorentz(x, c)
+    return poincare_to_lorentz.op(x, c)
 
 
+@operator(formulas.lorentz_to_klein, "x:D, c:1 -> D", point="ball", space=("x",))
 def lorentz_to_klein(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """``x/(sqrt(c) x0)``.
 
@@ -50,9 +45,10 @@ def lorentz_to_klein(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> lorentz_to_klein(torch.tensor([3.0, 4.0]))
     tensor([0.5883, 0.7845])
     """
-    return _lorentz_to_klein(x, c)
+    return lorentz_to_klein.op(x, c)
 
 
+@operator(formulas.klein_to_lorentz, "x:D, c:1 -> D", point="lorentz", inside=("x",))
 def klein_to_lorentz(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """``x/sqrt(1 - c|x|^2)``.
 
@@ -60,9 +56,10 @@ def klein_to_lorentz(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> klein_to_lorentz(torch.tensor([0.3, 0.4]))
     tensor([0.3464, 0.4619])
     """
-    return _klein_to_lorentz(x, c)
+    return klein_to_lorentz.op(x, c)
 
 
+@operator(formulas.poincare_to_klein, "x:D, c:1 -> D", point="ball", inside=("x",))
 def poincare_to_klein(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """``2 x/(1 + c|x|^2)``.
 
@@ -70,9 +67,10 @@ def poincare_to_klein(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> poincare_to_klein(torch.tensor([0.3, 0.4]))
     tensor([0.4800, 0.6400])
     """
-    return _poincare_to_klein(x, c)
+    return poincare_to_klein.op(x, c)
 
 
+@operator(formulas.klein_to_poincare, "x:D, c:1 -> D", point="ball", inside=("x",))
 def klein_to_poincare(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """``x/(1 + sqrt(1 - c|x|^2))``.
 
@@ -80,4 +78,4 @@ def klein_to_poincare(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> klein_to_poincare(torch.tensor([0.48, 0.64]))
     tensor([0.3000, 0.4000])
     """
-    return _klein_to_poincare(x, c)
+    return klein_to_poincare.op(x, c)

@@ -11,30 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from hyperbolic import validation
+from hyperbolic import lorentz, poincare, validation
 from hyperbolic.distributed import gather
-from hyperbolic.ops.contrast import Contrast, check_labels
-from hyperbolic.ops.dispatch import Op, Scalar, is_abstract
-from hyperbolic.ops.nearest import Nearest
+from hyperbolic.ops.all_pairs import AllPairs
+from hyperbolic.ops.contrast import check_labels
+from hyperbolic.ops.dispatch import Scalar, is_abstract
 from hyperbolic.ops.nearest import arguments as nearest_arguments
-from hyperbolic.ops.pairs import PairsOp
-from hyperbolic.ops.repair import Repair
-from hyperbolic.ops.triton import register
-from hyperbolic.reference import lorentz_distance, poincare
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-_SIGNATURE = "x:D, y:D, c:1 -> 1"
-DIST = {
-    "lorentz": Op("lorentz.dist", lorentz_distance.dist, _SIGNATURE, space=("x", "y")),
-    "poincare": Op("poincare.dist", poincare.dist, _SIGNATURE, inside=("x", "y")),
-}
-PAIRWISE_DIST = {model: PairsOp(f"{model}.pairwise_dist", op) for model, op in DIST.items()}
-
-_NEAREST = {model: Nearest(model, op) for model, op in DIST.items()}
-_CONTRAST = {model: Contrast(model, op) for model, op in PAIRWISE_DIST.items()}
-_REPAIR = {model: Repair(model, op) for model, op in DIST.items()}
+PAIRS = {"lorentz": lorentz.PAIRS, "poincare": poincare.PAIRS}
 
 
 def pairwise_dist(x: Tensor, y: Tensor, model: str = "lorentz", c: Scalar = 1.0) -> Tensor:
@@ -49,7 +36,7 @@ def pairwise_dist(x: Tensor, y: Tensor, model: str = "lorentz", c: Scalar = 1.0)
     tensor([[0.0000, 2.3124],
             [2.3124, 0.0000]])
     """
-    return PAIRWISE_DIST[_model("pairwise_dist", model)](x, y, c)
+    return _pairs("pairwise_dist", model).dist(x, y, c)
 
 
 class Neighbors(NamedTuple):
@@ -72,11 +59,11 @@ def nearest(
     >>> nearest(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]]), k=2)
     Neighbors(dist=tensor([[0.8814, 1.4436]]), indices=tensor([[1, 2]]))
     """
-    _model("nearest", model)
+    pairs = _pairs("nearest", model)
     query, bank, c = nearest_arguments("pairwise.nearest", query, bank, c, k, depth_weight)
     _values("nearest", model, ("query", "bank"), c=c, query=query, bank=bank)
-    index: Tensor = _NEAREST[model].operator(query.detach(), bank.detach(), c.detach(), k, float(depth_weight))
-    return Neighbors(DIST[model].operator(query[:, None, :], bank[index], c), index)
+    index: Tensor = pairs.nearest.operator(query.detach(), bank.detach(), c.detach(), k, float(depth_weight))
+    return Neighbors(pairs.row_dist.operator(query[:, None, :], bank[index], c), index)
 
 
 def contrastive_loss(
@@ -110,7 +97,7 @@ def contrastive_loss(
     >>> contrastive_loss(x, x, temperature=1.0)
     tensor(0.0944)
     """
-    _model("contrastive_loss", model)
+    contrast = _pairs("contrastive_loss", model).contrast.operator
     x, y, temperature, c = validation.matrices(
         "pairwise.contrastive_loss",
         ("x", "y", "temperature", "c"),
@@ -132,7 +119,6 @@ def contrastive_loss(
         known = not torch.compiler.is_compiling() and not is_abstract(labels)
         if known and bool(((labels < 0) | (labels >= m)).any()):
             raise IndexError(f"pairwise.contrastive_loss: labels must be from 0 to {m - 1}, rows of y")
-    contrast = _CONTRAST[model].operator
     total, positive = contrast(x, y if group is None else gather(y, group), labels, c, temperature)
     if symmetric:
         other, _ = contrast(y, x if group is None else gather(x, group), labels, c, temperature)
@@ -148,10 +134,7 @@ def _values(function: str, model: str, points: tuple[str, str], **args: Tensor) 
         validation.values(f"pairwise.{function}", tuple(args), ranks, inside, space, tuple(args.values()))
 
 
-def _model(function: str, model: str) -> str:
-    if model not in DIST:
+def _pairs(function: str, model: str) -> AllPairs:
+    if model not in PAIRS:
         raise ValueError(f"pairwise.{function}: model must be 'lorentz' or 'poincare', got {model!r}")
-    return model
-
-
-register(PAIRWISE_DIST, _NEAREST, _CONTRAST)
+    return PAIRS[model]

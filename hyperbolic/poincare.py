@@ -1,11 +1,11 @@
-"""The Poincaré ball model of hyperbolic space with sectional curvature ``-c``: ``c|x|^2 < 1``, radius
-``1/sqrt(c)``.
+"""The Poincaré ball model of hyperbolic space with sectional curvature ``-c``.
 
-Points and tangents are tensors (..., D). Types, broadcasting, curvature, differentiability, error measures and
-the errors raised are those of :mod:`hyperbolic.lorentz`. A function that returns a point returns one strictly
-inside the ball: what would round to the rim is rounded towards the origin in its last bits. Nothing is clamped
-but by :func:`project`, whose margin is in ``hyperbolic.limits``. ``alpha = 1 - c|x|^2`` below; bounds hold for
-points up to ``1 - sqrt(c)|x| = 1e-7`` in float32 and 1e-15 in float64.
+A point has ``c|x|^2 < 1``; the ball's radius is ``1/sqrt(c)``. Points and tangents are tensors (..., D). Types,
+broadcasting, curvature, differentiability, error measures and the errors raised are those of
+:mod:`hyperbolic.lorentz`. A function that returns a point returns one strictly inside the ball: what would round to
+the rim is rounded towards the origin in its last bits. Nothing is clamped but by :func:`project`, whose margin is in
+``hyperbolic.limits``. ``alpha = 1 - c|x|^2`` below; bounds hold for points up to ``1 - sqrt(c)|x| = 1e-7`` in float32
+and 1e-15 in float64.
 
 A point that is not inside, because ``c|x|^2 >= 1`` exactly or because a coordinate is not finite, gives NaN in all of
 its row, and so do the gradients there; ``hyperbolic.checks()`` names it.
@@ -18,45 +18,12 @@ from torch import Tensor
 from hyperbolic import validation
 from hyperbolic.distributions import WrappedNormal
 from hyperbolic.limits import RIM_MARGIN
-from hyperbolic.ops.dispatch import Op, Scalar
-from hyperbolic.pairwise import DIST
-from hyperbolic.pairwise import pairwise_dist as _pairwise_dist
+from hyperbolic.ops.all_pairs import AllPairs
+from hyperbolic.ops.dispatch import Op, Scalar, operator
 from hyperbolic.reference import poincare as formulas
 
-_X, _XY = ("x",), ("x", "y")
-_expmap0 = Op("poincare.expmap0", formulas.expmap0, "v:D, c:1 -> D", point="ball")
-_logmap0 = Op("poincare.logmap0", formulas.logmap0, "x:D, c:1 -> D", inside=_X)
-_expmap = Op("poincare.expmap", formulas.expmap, "x:D, v:D, c:1 -> D", point="ball", inside=_X)
-_logmap = Op("poincare.logmap", formulas.logmap, "x:D, y:D, c:1 -> D", inside=_XY)
-_dist = DIST["poincare"]
-_dist0 = Op("poincare.dist0", formulas.dist0, "x:D, c:1 -> 1", inside=_X)
-_dist_exp0 = Op("poincare.dist_exp0", formulas.dist_exp0, "u:D, v:D, c:1 -> 1")
-_transport = Op("poincare.transport", formulas.transport, "x:D, y:D, v:D, c:1 -> D", inside=_XY)
-_transport0 = Op("poincare.transport0", formulas.transport0, "y:D, v:D, c:1 -> D", inside=("y",))
-_geodesic = Op("poincare.geodesic", formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="ball", inside=_XY)
-_midpoint = Op("poincare.midpoint", formulas.midpoint, "x:D, y:D, c:1 -> D", point="ball", inside=_XY)
-_centroid = Op("poincare.centroid", formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="ball", inside=_X)
-_norm = Op("poincare.norm", formulas.norm_at, "x:D, v:D, c:1 -> 1", inside=_X)
-_egrad2rgrad = Op("poincare.egrad2rgrad", formulas.egrad2rgrad, "x:D, g:D, c:1 -> D", inside=_X)
-_half_aperture = Op("poincare.half_aperture", formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1", inside=_X)
-_exterior_angle = Op("poincare.exterior_angle", formulas.exterior_angle, "x:D, y:D, c:1 -> 1", inside=_XY)
-_busemann = Op("poincare.busemann", formulas.busemann, "x:D, direction:D, c:1 -> 1", inside=_X)
-_mobius_add = Op("poincare.mobius_add", formulas.mobius_add, "x:D, y:D, c:1 -> D", point="ball", inside=_XY)
-_mobius_scalar_mul = Op(
-    "poincare.mobius_scalar_mul", formulas.mobius_scalar_mul, "t:1, x:D, c:1 -> D", point="ball", inside=_X
-)
-_mobius_matvec = Op("poincare.mobius_matvec", formulas.mobius_matvec, "m:O*D, x:D, c:1 -> O", point="ball", inside=_X)
-_gyration = Op("poincare.gyration", formulas.gyration, "x:D, y:D, v:D, c:1 -> D", inside=_XY)
-_conformal_factor = Op("poincare.conformal_factor", formulas.conformal_factor, "x:D, c:1 -> 1", inside=_X)
-_project = Op("poincare.project", formulas.project, "x:D, c:1, margin:1 -> D", point="ball")
-_log_prob = Op(
-    "poincare.wrapped_normal_log_prob",
-    formulas.wrapped_normal_log_prob,
-    "x:D, mean:D, scale:D~, c:1 -> 1",
-    inside=("x", "mean"),
-)
 
-
+@operator(formulas.expmap0, "v:D, c:1 -> D", point="ball")
 def expmap0(v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The exponential map at the origin, ``tanh(t)/t v`` with ``t = sqrt(c)|v|``, shape (..., D), strictly inside.
 
@@ -66,9 +33,10 @@ def expmap0(v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> expmap0(torch.tensor([0.3, 0.4]))
     tensor([0.2773, 0.3697])
     """
-    return _expmap0(v, c)
+    return expmap0.op(v, c)
 
 
+@operator(formulas.logmap0, "x:D, c:1 -> D", inside=("x",))
 def logmap0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """The logarithm at the origin, ``artanh(s)/s x`` with ``s = sqrt(c)|x|``, shape (..., D).
 
@@ -77,12 +45,12 @@ def logmap0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> logmap0(torch.tensor([0.2773, 0.3697]))
     tensor([0.3000, 0.4000])
     """
-    return _logmap0(x, c)
+    return logmap0.op(x, c)
 
 
+@operator(formulas.expmap, "x:D, v:D, c:1 -> D", point="ball", inside=("x",))
 def expmap(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
-    """The point reached from ``x`` along ``v``, ``x (+) tanh(t)/t v/alpha`` with ``t = sqrt(c)|v|/alpha``;
-    (..., D).
+    """The point reached from ``x`` along ``v``, ``x (+) tanh(t)/t v/alpha`` with ``t = sqrt(c)|v|/alpha``; (..., D).
 
     ``x`` and ``v`` are (..., D), ``v`` any finite value. Displacement at most ``4 eps (1 + r + n + sinh
     r_out)``, n the length of ``v``; strictly inside. Smooth everywhere.
@@ -90,9 +58,10 @@ def expmap(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> expmap(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.3]))
     tensor([0.5522, 0.2750])
     """
-    return _expmap(x, v, c)
+    return expmap.op(x, v, c)
 
 
+@operator(formulas.logmap, "x:D, y:D, c:1 -> D", inside=("x", "y"))
 def logmap(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """The tangent at ``x`` that points to ``y``, shape (..., D).
 
@@ -103,9 +72,10 @@ def logmap(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> logmap(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.5]))
     tensor([-0.5404,  0.3243])
     """
-    return _logmap(x, y, c)
+    return logmap.op(x, y, c)
 
 
+@operator(formulas.dist, "x:D, y:D, c:1 -> 1", inside=("x", "y"))
 def dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """The geodesic distance ``2 asinh(sqrt(c)|x-y|/sqrt(alpha beta))/sqrt(c)``, shape (...).
 
@@ -116,9 +86,10 @@ def dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> dist(torch.tensor([0.5, 0.0]), torch.tensor([0.501, 0.0]))
     tensor(0.0027)
     """
-    return _dist(x, y, c)
+    return dist.op(x, y, c)
 
 
+@operator(formulas.dist0, "x:D, c:1 -> 1", inside=("x",))
 def dist0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """The distance to the origin, ``2 artanh(sqrt(c)|x|)/sqrt(c)``, shape (...).
 
@@ -127,9 +98,10 @@ def dist0(x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> dist0(torch.tensor([0.3, 0.4]))
     tensor(1.0986)
     """
-    return _dist0(x, c)
+    return dist0.op(x, c)
 
 
+@operator(formulas.dist_exp0, "u:D, v:D, c:1 -> 1")
 def dist_exp0(u: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The distance of ``expmap0(u)`` and ``expmap0(v)`` straight from the tangents, shape (...).
 
@@ -139,9 +111,10 @@ def dist_exp0(u: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> dist_exp0(torch.tensor([300.0, 0.0]), torch.tensor([0.0, 400.0]))
     tensor(1399.3069)
     """
-    return _dist_exp0(u, v, c)
+    return dist_exp0.op(u, v, c)
 
 
+@operator(formulas.transport, "x:D, y:D, v:D, c:1 -> D", inside=("x", "y"))
 def transport(x: Tensor, y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """Parallel transport of ``v`` along the geodesic from ``x`` to ``y``, ``(beta/alpha) gyr[y,-x] v``; (..., D).
 
@@ -150,19 +123,22 @@ def transport(x: Tensor, y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> transport(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.0]))
     tensor([0.4706, 0.8824])
     """
-    return _transport(x, y, v, c)
+    return transport.op(x, y, v, c)
 
 
+@operator(formulas.transport0, "y:D, v:D, c:1 -> D", inside=("y",))
 def transport0(y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
-    """Parallel transport of ``v`` from the origin to ``y``, ``(1 - c|y|^2) v``, shape (..., D). Error at most 1
-    ULP.
+    """Parallel transport of ``v`` from the origin to ``y``, ``(1 - c|y|^2) v``, shape (..., D).
+
+    Error at most 1 ULP.
 
     >>> transport0(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 1.0]))
     tensor([0.7500, 0.7500])
     """
-    return _transport0(y, v, c)
+    return transport0.op(y, v, c)
 
 
+@operator(formulas.geodesic, "x:D, y:D, t:1, c:1 -> D", point="ball", inside=("x", "y"))
 def geodesic(x: Tensor, y: Tensor, t: Scalar, c: Scalar = 1.0) -> Tensor:
     """The point at fraction ``t`` of the way from ``x`` to ``y``, shape (..., D), strictly inside.
 
@@ -171,18 +147,20 @@ def geodesic(x: Tensor, y: Tensor, t: Scalar, c: Scalar = 1.0) -> Tensor:
     >>> geodesic(torch.tensor([0.0, 0.0]), torch.tensor([0.8, 0.0]), 0.5)
     tensor([0.5000, 0.0000])
     """
-    return _geodesic(x, y, t, c)
+    return geodesic.op(x, y, t, c)
 
 
+@operator(formulas.midpoint, "x:D, y:D, c:1 -> D", point="ball", inside=("x", "y"))
 def midpoint(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """The point halfway from ``x`` to ``y``, shape (..., D), strictly inside.
 
     >>> midpoint(torch.tensor([0.0, 0.0]), torch.tensor([0.8, 0.0]))
     tensor([0.5000, 0.0000])
     """
-    return _midpoint(x, y, c)
+    return midpoint.op(x, y, c)
 
 
+@operator(formulas.centroid, "x:K*D, weights:K, c:1 -> D", point="ball", inside=("x",))
 def centroid(x: Tensor, weights: Tensor | None = None, c: Scalar = 1.0) -> Tensor:
     """The gyromidpoint of K points (..., K, D), shape (..., D), strictly inside; Ungar, 2010.
 
@@ -191,9 +169,10 @@ def centroid(x: Tensor, weights: Tensor | None = None, c: Scalar = 1.0) -> Tenso
     >>> centroid(torch.tensor([[0.0, 0.0], [0.8, 0.0]]))
     tensor([0.5000, 0.0000])
     """
-    return _centroid(x, validation.equal_weights("poincare.centroid", x) if weights is None else weights, c)
+    return centroid.op(x, validation.equal_weights("poincare.centroid", x) if weights is None else weights, c)
 
 
+@operator(formulas.norm_at, "x:D, v:D, c:1 -> 1", inside=("x",))
 def norm(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The Riemannian norm ``2|v|/(1 - c|x|^2)`` of the tangent ``v`` at ``x``, shape (...). Error at most 1 ULP.
 
@@ -202,18 +181,20 @@ def norm(x: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> norm(torch.tensor([0.5, 0.0]), torch.tensor([0.3, 0.4]))
     tensor(1.3333)
     """
-    return _norm(x, v, c)
+    return norm.op(x, v, c)
 
 
+@operator(formulas.egrad2rgrad, "x:D, g:D, c:1 -> D", inside=("x",))
 def egrad2rgrad(x: Tensor, g: Tensor, c: Scalar = 1.0) -> Tensor:
     """The Riemannian gradient at ``x``, ``(alpha/2)^2 g``, of a Euclidean gradient ``g``; (..., D). Error 1 ULP.
 
     >>> egrad2rgrad(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 0.0]))
     tensor([0.1406, 0.0000])
     """
-    return _egrad2rgrad(x, g, c)
+    return egrad2rgrad.op(x, g, c)
 
 
+@operator(formulas.half_aperture, "x:D, c:1, min_radius:1 -> 1", inside=("x",))
 def half_aperture(x: Tensor, min_radius: Scalar = 0.1, c: Scalar = 1.0) -> Tensor:
     """The half-aperture of the entailment cone at ``x``, ``asin(min_radius alpha/(sqrt(c)|x|))``, shape (...).
 
@@ -223,21 +204,23 @@ def half_aperture(x: Tensor, min_radius: Scalar = 0.1, c: Scalar = 1.0) -> Tenso
     >>> half_aperture(torch.tensor([0.3, 0.4]))
     tensor(0.1506)
     """
-    return _half_aperture(x, c, min_radius)
+    return half_aperture.op(x, c, min_radius)
 
 
+@operator(formulas.exterior_angle, "x:D, y:D, c:1 -> 1", inside=("x", "y"))
 def exterior_angle(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
-    """The angle at ``x`` between the prolonged ray from the origin and the geodesic to ``y``; shape (...), from
-    0 to pi as the type rounds it.
+    """The angle at ``x`` between the prolonged ray from the origin and the geodesic to ``y``, shape (...).
 
-    As :func:`hyperbolic.lorentz.exterior_angle`: 0, with gradient 0, where it is undefined.
+    It is from 0 to pi as the type rounds it. As :func:`hyperbolic.lorentz.exterior_angle`: 0, with gradient 0, where
+    it is undefined.
 
     >>> exterior_angle(torch.tensor([0.5, 0.0]), torch.tensor([0.5, 0.5]))
     tensor(1.8925)
     """
-    return _exterior_angle(x, y, c)
+    return exterior_angle.op(x, y, c)
 
 
+@operator(formulas.busemann, "x:D, direction:D, c:1 -> 1", inside=("x",))
 def busemann(x: Tensor, direction: Tensor, c: Scalar = 1.0) -> Tensor:
     """The Busemann function ``log(|w - sqrt(c) x|^2/alpha)/sqrt(c)``, ``w = direction/|direction|``; shape (...).
 
@@ -246,31 +229,33 @@ def busemann(x: Tensor, direction: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> busemann(torch.tensor([0.3, 0.4]), torch.tensor([3.0, 4.0]))
     tensor(-1.0986)
     """
-    return _busemann(x, direction, c)
+    return busemann.op(x, direction, c)
 
 
+@operator(formulas.mobius_add, "x:D, y:D, c:1 -> D", point="ball", inside=("x", "y"))
 def mobius_add(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
-    """The Mobius sum ``x (+) y``: the translation of the origin to ``x``, applied to ``y``; (..., D), strictly
-    inside.
+    """The Mobius sum ``x (+) y``: the translation of the origin to ``x``, applied to ``y``; (..., D).
 
-    ``(c|s|^2 x + alpha s)/(c|s|^2 + alpha beta)`` with ``s = x + y``. Displacement at most ``4 eps (1 + r + r_y
-    + sinh r_out)``. Smooth everywhere.
+    Strictly inside. ``(c|s|^2 x + alpha s)/(c|s|^2 + alpha beta)`` with ``s = x + y``. Displacement at most ``4 eps
+    (1 + r + r_y + sinh r_out)``. Smooth everywhere.
 
     >>> mobius_add(torch.tensor([0.5, 0.0]), torch.tensor([0.5, 0.0]))
     tensor([0.8000, 0.0000])
     """
-    return _mobius_add(x, y, c)
+    return mobius_add.op(x, y, c)
 
 
+@operator(formulas.mobius_scalar_mul, "t:1, x:D, c:1 -> D", point="ball", inside=("x",))
 def mobius_scalar_mul(t: Scalar, x: Tensor, c: Scalar = 1.0) -> Tensor:
     """``t`` times ``x`` along its geodesic from the origin, ``expmap0(t logmap0(x))``; (..., D), strictly inside.
 
     >>> mobius_scalar_mul(2.0, torch.tensor([0.5, 0.0]))
     tensor([0.8000, 0.0000])
     """
-    return _mobius_scalar_mul(t, x, c)
+    return mobius_scalar_mul.op(t, x, c)
 
 
+@operator(formulas.mobius_matvec, "m:O*D, x:D, c:1 -> O", point="ball", inside=("x",))
 def mobius_matvec(m: Tensor, x: Tensor, c: Scalar = 1.0) -> Tensor:
     """The matrix ``m`` (..., O, D) applied in the tangent space of the origin; (..., O), strictly inside.
 
@@ -279,9 +264,10 @@ def mobius_matvec(m: Tensor, x: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> mobius_matvec(torch.tensor([[2.0, 0.0]]), torch.tensor([0.5, 0.3]))
     tensor([0.8158])
     """
-    return _mobius_matvec(m, x, c)
+    return mobius_matvec.op(m, x, c)
 
 
+@operator(formulas.gyration, "x:D, y:D, v:D, c:1 -> D", inside=("x", "y"))
 def gyration(x: Tensor, y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     """The rotation ``gyr[x,y] v``, by which ``x (+) (y (+) v) = (x (+) y) (+) gyr[x,y] v``; shape (..., D).
 
@@ -290,29 +276,39 @@ def gyration(x: Tensor, y: Tensor, v: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> gyration(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.0]))
     tensor([0.4706, 0.8824])
     """
-    return _gyration(x, y, v, c)
+    return gyration.op(x, y, v, c)
 
 
+@operator(formulas.conformal_factor, "x:D, c:1 -> 1", inside=("x",))
 def conformal_factor(x: Tensor, c: Scalar = 1.0) -> Tensor:
     """The factor ``2/(1 - c|x|^2)`` between Euclidean and Riemannian lengths at ``x``, shape (...). Error 1 ULP.
 
     >>> conformal_factor(torch.tensor([0.5, 0.0]))
     tensor(2.6667)
     """
-    return _conformal_factor(x, c)
+    return conformal_factor.op(x, c)
 
 
+@operator(formulas.project, "x:D, c:1, margin:1 -> D", point="ball")
 def project(x: Tensor, c: Scalar = 1.0) -> Tensor:
-    """``x`` if ``sqrt(c)|x| <= 1 - margin``, else the point at ``1 - 1.5 margin`` on its ray; (..., D), strictly
-    inside.
+    """``x`` if ``sqrt(c)|x| <= 1 - margin``, else the point at ``1 - 1.5 margin`` on its ray; (..., D).
 
-    The only clamp of the ball, and an explicit one; for points that an optimiser has moved in the ambient space.
-    ``limits.RIM_MARGIN`` gives the margin of each type. The gradient beyond is that of the radial projection.
+    Strictly inside. The only clamp of the ball, and an explicit one; for points that an optimiser has moved in the
+    ambient space. ``limits.RIM_MARGIN`` gives the margin of each type. The gradient beyond is that of the radial
+    projection.
 
     >>> project(torch.tensor([3.0, 4.0]))
     tensor([0.6000, 0.8000])
     """
-    return _project(x, c, RIM_MARGIN.get(x.dtype, 0.0) if isinstance(x, Tensor) else 0.0)
+    return project.op(x, c, RIM_MARGIN.get(x.dtype, 0.0) if isinstance(x, Tensor) else 0.0)
+
+
+_log_prob = Op(
+    "poincare.wrapped_normal_log_prob",
+    formulas.wrapped_normal_log_prob,
+    "x:D, mean:D, scale:D~, c:1 -> 1",
+    inside=("x", "mean"),
+)
 
 
 def wrapped_normal(mean: Tensor, scale: Scalar = 1.0, c: Scalar = 1.0) -> WrappedNormal:
@@ -331,6 +327,10 @@ def _rsample(mean: Tensor, w: Tensor, c: Scalar) -> Tensor:
     return expmap(mean, transport0(mean, w * 0.5, c), c)
 
 
+# What pairwise.py makes of the distance.
+PAIRS = AllPairs(dist.op)
+
+
 def pairwise_dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     """All distances between the rows of ``x`` (..., N, D) and of ``y`` (..., M, D): (..., N, M).
 
@@ -339,4 +339,4 @@ def pairwise_dist(x: Tensor, y: Tensor, c: Scalar = 1.0) -> Tensor:
     >>> pairwise_dist(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [0.3, 0.4]]))
     tensor([[0.0000, 1.0986]])
     """
-    return _pairwise_dist(x, y, model="poincare", c=c)
+    return PAIRS.dist(x, y, c)

@@ -60,6 +60,7 @@ def checks() -> Iterator[None]:
 
 
 def checking() -> bool:
+    """Return whether values are checked, within :func:`checks`."""
     return _state.checking
 
 
@@ -166,8 +167,10 @@ def values(
     space: Sequence[str],
     args: Sequence[Tensor],
 ) -> None:
-    """The checks of :func:`checks`: all arguments finite, those of ``POSITIVE`` positive, those named in ``inside``
-    within the ball and those in ``space`` no ambient coordinates.
+    """Raise ``ValueError`` for the first value that :func:`checks` is to find.
+
+    All arguments must be finite, those of ``POSITIVE`` positive, those named in ``inside`` within the ball, and those
+    in ``space`` no ambient coordinates.
     """
     given = dict(zip(names, args))
     rank = {name: len(dims) for name, dims in zip(names, ranks)}

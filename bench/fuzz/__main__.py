@@ -44,6 +44,7 @@ class Tally:
 
 
 def main() -> int:
+    """Run the fuzzer; return the exit status."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--only", choices=SURFACES, action="append", help="can be repeated")

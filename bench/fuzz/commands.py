@@ -89,6 +89,7 @@ def prepare(recipe: Any = None) -> None:
 
 
 def recipes() -> st.SearchStrategy[dict[str, Any]]:
+    """Return the strategy that draws commands."""
     workspace(*MADE)
     quick = [name for name in commands() if name not in _SLOW]
     return st.sampled_from([*quick * 8, *_SLOW]).flatmap(_lines)

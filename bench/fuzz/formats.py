@@ -153,6 +153,7 @@ def _files(name: str) -> list[str]:
 
 
 def recipes() -> st.SearchStrategy[dict[str, Any]]:
+    """Return the strategy that draws files and how they are spoiled."""
     workspace(*MADE)
     # a run that goes on takes a thousand times as long as anything else
     damaged = st.sampled_from([*FORMATS] + [name for name in FORMATS if name != "checkpoint"] * 5).flatmap(_damaged)

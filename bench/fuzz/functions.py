@@ -81,6 +81,7 @@ def prepare(recipe: Any = None) -> None:
 
 
 def recipes() -> st.SearchStrategy[dict[str, Any]]:
+    """Return the strategy that draws calls of public functions."""
     return st.sampled_from(sorted(functions())).flatmap(_calls)
 
 

@@ -52,10 +52,12 @@ def _levels() -> dict[str, Level]:
 
 
 def prepare(recipe: Any = None) -> None:
+    """Make what the calls need."""
     functions.prepare(recipe)
 
 
 def recipes() -> st.SearchStrategy[dict[str, Any]]:
+    """Return the strategy that draws calls of operators."""
     return st.sampled_from(sorted(operators())).flatmap(_calls)
 
 

@@ -31,6 +31,7 @@ class RoundOverError(KeyboardInterrupt):
 
 
 def surface(name: str) -> ModuleType:
+    """Import the module of a surface."""
     return importlib.import_module(f"fuzz.{name}" if name in SURFACES else name)
 
 

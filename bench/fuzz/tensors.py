@@ -113,10 +113,12 @@ def build(recipe: Recipe) -> Tensor:
 
 
 def is_tensor(recipe: Any) -> bool:
+    """Whether a recipe is that of a tensor."""
     return isinstance(recipe, Mapping) and "shape" in recipe
 
 
 def is_huge(recipe: Any) -> bool:
+    """Whether a tensor has a dimension that no memory holds."""
     return is_tensor(recipe) and max(recipe["shape"], default=0) > _ALLOCATED
 
 

@@ -18,6 +18,7 @@ _ROWS = 1 << 14
 
 
 def concepts(count: int, dim: int, seed: int = 0) -> Tensor:
+    """Return directions of concepts in a tree, (count, dim)."""
     g = generator(seed)
     directions, levels = torch.zeros(1, dim), []
     for level in range(1, LEVELS + 1):

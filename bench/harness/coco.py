@@ -95,6 +95,7 @@ def drawn(rows: Rows, count: int | None) -> Rows:
 
 
 def write(rows: Iterable[dict[str, Any]], file: Path) -> None:
+    """Write rows as lines of JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(file.name + ".tmp")
     with draft.open("w", encoding="utf-8") as out:

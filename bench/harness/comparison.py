@@ -42,6 +42,7 @@ def compare(name: str, task: Task, rows: Sequence[Row], results: Results, test: 
 
 
 def markdown(compared: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of published and measured figures."""
     header = ("task", "method", "published", "measured (95 %)", "difference", "parameters, M", "time", "FLOP", "note")
 
     def pair(line: Mapping[str, Any], published: str, value: float | None) -> str:

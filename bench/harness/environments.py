@@ -50,6 +50,8 @@ class UnresolvableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Counts:
+    """How many tests passed, failed and were skipped."""
+
     passed: int
     failed: int
     skipped: int
@@ -72,10 +74,13 @@ def direct(extra: str, **machine: str) -> dict[str, Requirement]:
 
 
 def floor(requirement: Requirement) -> str:
+    """Return the least release of a range."""
     return next(part.version for part in requirement.specifier if part.operator in (">=", "=="))
 
 
 class Environments:
+    """Virtual environments made of .venv with other releases of some packages."""
+
     def __init__(self, folder: Path):
         self.folder = folder
         self.uv = lock.installed_uv(ROOT / "out" / "lock")
@@ -184,5 +189,6 @@ def counts(report: Path) -> dict[str, Counts]:
 
 
 def total(parts: Iterable[Counts]) -> Counts:
+    """Add counts up."""
     parts = list(parts)
     return Counts(*(sum(getattr(part, name) for part in parts) for name in ("passed", "failed", "skipped")))

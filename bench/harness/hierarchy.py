@@ -67,4 +67,5 @@ class Hierarchy:
         return self.tree.sum(1) - 1
 
     def leaves(self) -> Tensor:
+        """The nodes without descendants."""
         return (~self.closure.any(0)).nonzero().flatten()

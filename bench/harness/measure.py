@@ -32,6 +32,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def as_given(*inputs: Any) -> Sequence[Any]:
+    """Return the inputs as they are."""
     return inputs
 
 
@@ -59,6 +60,7 @@ class Group:
 
     @property
     def key(self) -> dict[str, str]:
+        """The columns that name a group in the table."""
         names = {"op": self.op, "model": self.model, "case": self.case, "pass": self.passes}
         return {**names, "shape": self.shape, "dtype": self.dtype}
 
@@ -67,10 +69,13 @@ class Group:
 
 
 class Result(NamedTuple):
+    """Times of an implementation, and the memory that it took."""
+
     seconds: list[float]
     memory: float
 
     def quantiles(self) -> tuple[float, float, float]:
+        """Return the 20 %, 50 % and 80 % quantiles of the times."""
         p20, p50, p80 = np.quantile(self.seconds, (0.2, 0.5, 0.8)).tolist()
         return p20, p50, p80
 
@@ -90,6 +95,7 @@ def both_ways(function: Callable[..., Tensor]) -> Callable[..., Sequence[Tensor]
 
 
 def one_way(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the function: a forward pass alone."""
     return function
 
 
@@ -97,6 +103,7 @@ WAYS: dict[str, Callable[[Callable[..., Tensor]], Callable[..., Any]]] = {FORWAR
 
 
 def measure(group: Group, budget: float) -> dict[str, Result]:
+    """Time the implementations of a group in turns, until the budget of seconds is spent."""
     inputs = group.inputs()
     calls = {name: partial(i.run, *i.prepare(*inputs)) for name, i in group.implementations.items()}
     memory, rounds = {}, {}
@@ -122,6 +129,7 @@ def measure(group: Group, budget: float) -> dict[str, Result]:
 
 
 def timed(call: Callable[[], Any], calls: int) -> float:
+    """Return the seconds that one of several calls takes."""
     start = perf_counter()
     for _ in range(calls):
         out = call()

@@ -43,7 +43,7 @@ def to_geoopt(model: str, kinds: Iterable[str], *args: Tensor) -> list[Tensor]:
 
 
 def geoopt_function(model: str, name: str) -> Function:
-    """geoopt's Lorentz points carry their time component."""
+    """Return a function of geoopt, whose Lorentz points carry their time component."""
     manifold = geoopt.Lorentz() if model == "lorentz" else geoopt.PoincareBall()
     if name == "dist_exp0":
         return lambda u, v: manifold.dist(manifold.expmap0(u), manifold.expmap0(v))

@@ -12,10 +12,12 @@ SCATTER = 0.02
 
 
 def generator(seed: int) -> torch.Generator:
+    """Return a generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
+    """Return standard normal numbers."""
     return torch.randn(*shape, generator=generator(seed))
 
 
@@ -25,6 +27,7 @@ def spread(model: str, seed: int, *shape: int) -> Tensor:
 
 
 def radii(seed: int, *shape: int) -> Tensor:
+    """Return radii from 0.5 to 4."""
     return 0.5 + 3.5 * torch.rand(*shape, 1, generator=generator(~seed & 0xFFFF))
 
 

@@ -27,10 +27,12 @@ VECTORS = ("expmap0", "logmap0", "expmap", "logmap", "mobius_add")
 
 
 def functions(model: str) -> list[str]:
+    """Return the functions of a model that are timed."""
     return [name for name in ARGUMENTS if hasattr(MODULES[model], name)]
 
 
 def inputs(model: str, name: str, n: int, dim: int, backward: bool) -> list[Tensor]:
+    """Return the arguments of one measurement."""
     arguments: list[Tensor] = []
     for seed, kind in enumerate(ARGUMENTS[name], 1):
         if kind == "tangent":

@@ -65,4 +65,5 @@ QUICK = Sizes(
 
 
 def shape(*sizes: int) -> str:
+    """Return sizes as text."""
     return " x ".join(map(str, sizes))

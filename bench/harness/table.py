@@ -24,6 +24,7 @@ Row = dict[str, str]
 
 
 def rows(group: Group, results: Mapping[str, Result], sizes: str) -> list[Row]:
+    """Return the rows of a group."""
     _, floor, _ = results[group.floor].quantiles()
     table = []
     for name, result in results.items():
@@ -35,6 +36,7 @@ def rows(group: Group, results: Mapping[str, Result], sizes: str) -> list[Row]:
 
 
 def environment(sizes: str) -> Row:
+    """Return the columns that are alike in all rows."""
     row = {"sizes": sizes, "hyperbolic": __version__, "kernels": kernels().cpu, "torch": torch.__version__}
     for name in PACKAGES:
         try:
@@ -51,6 +53,7 @@ def _cpu() -> str:
 
 
 def read(path: Path) -> list[Row]:
+    """Read rows from CSV."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 

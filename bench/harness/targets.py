@@ -26,13 +26,17 @@ class Target(NamedTuple):
 
     @property
     def from_below(self) -> bool:
+        """Whether a figure must be at least the bound."""
         return self.figure.startswith(FASTER)
 
     def met(self, value: float) -> bool:
+        """Whether a figure is within the bound."""
         return value >= self.bound if self.from_below else value <= self.bound
 
 
 class Finding(NamedTuple):
+    """How a target fared."""
+
     target: Target
     value: float | None  # of the worst group, if there is one
     group: str
@@ -44,6 +48,7 @@ FORMULA = FASTER + "matmul+acosh"
 
 
 def targets(sizes: Sizes) -> Iterator[Target]:
+    """Yield the targets at these sizes."""
     n = sizes.pairs
     wide, narrow = shape(n, n, sizes.wide), shape(n, n, sizes.narrow)
     for model in ("lorentz", "poincare"):
@@ -82,6 +87,7 @@ def grouped(rows: Sequence[Row]) -> list[dict[str, Row]]:
 
 
 def find(target: Target, groups: Sequence[dict[str, Row]]) -> Finding:
+    """Return the worst group of a target."""
     values, floor = {}, "the floor"
     for group in groups:
         ours = group[OURS]

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd.function import _SingleLevelFunction
 
 from hyperbolic import validation
+from hyperbolic.ops import torch_internals
 from hyperbolic.ops.dispatch import declare, library, map_in_turn
 from hyperbolic.ops.pairs import PairsOp
 
@@ -41,10 +40,10 @@ class Contrast:
         map_in_turn(name + "_backward", self.backward, self.fake_backward)
         owner = self
 
-        class Autograd(_SingleLevelFunction):
+        class Autograd(torch_internals.SingleLevelFunction):
             @staticmethod
             def forward(*args: Tensor) -> Any:
-                with torch._C._AutoDispatchBelowAutograd():
+                with torch_internals.below_autograd():
                     return owner.operator(*args)
 
             @staticmethod
@@ -62,13 +61,12 @@ class Contrast:
                 return owner.jvp(ctx.saved_tensors[:5], tangents)
 
         def forward_kernel(*args: Tensor) -> Any:
-            with enable_single_level_autograd_function():
-                return Autograd.apply(*args)  # type: ignore[attr-defined]
+            return torch_internals.apply(Autograd, *args)
 
         def backward_kernel(*args: Tensor) -> Any:
             if torch.is_grad_enabled() and any(a.requires_grad for a in args):
                 return owner.compose_backward(*args)
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch_internals.below_autograd():
                 return owner.backward(*args)
 
         library.impl(name, forward_kernel, "Autograd")
@@ -87,19 +85,23 @@ class Contrast:
         return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
 
     def fake(self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """Return empty results."""
         dtype = self._dtype(x, y)
         return x.new_empty(x.shape[:1], dtype=dtype), x.new_empty(x.shape[:1], dtype=dtype)
 
     def fake_backward(
         self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
+        """Return empty cotangents."""
         return tuple(a.new_empty(a.shape) for a in (x, y, c, temperature))
 
     def evaluate(self, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate the reference, by way of the matrix of distances."""
         d = self.dist.level.evaluate(x, y, c)
         return (-d / validation.positive_or_nan(temperature).to(d.dtype)).logsumexp(-1), _at(d, labels)
 
     def evaluate_backward(self, *args: Tensor) -> tuple[Tensor, ...]:
+        """Evaluate the reference of the backward."""
         return self._pull(self.dist.level.evaluate, self.dist.level.derivative.evaluate, *args)
 
     def compose_backward(self, *args: Tensor) -> tuple[Tensor, ...]:
@@ -107,18 +109,8 @@ class Contrast:
         return self._pull(self.dist.operator, self.dist.backward, *args)
 
     @staticmethod
-    def _pull(
-        dist: Any,
-        backward: Any,
-        x: Tensor,
-        y: Tensor,
-        labels: Tensor,
-        c: Tensor,
-        temperature: Tensor,
-        partition: Tensor,
-        g: Tensor,
-        h: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def _pull(dist: Any, backward: Any, *args: Tensor) -> tuple[Tensor, ...]:
+        x, y, labels, c, temperature, _, g, h = args
         d = dist(x, y, c)
         t = validation.positive_or_nan(temperature).to(d.dtype)
         weights = -g[:, None] * (-d / t).softmax(-1) / t
@@ -127,6 +119,7 @@ class Contrast:
         return *backward(x, y, c, weights), by_temperature.to(temperature.dtype)
 
     def jvp(self, args: tuple[Tensor, ...], tangents: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+        """Return the directional derivatives of both results."""
         x, y, labels, c, temperature = args
         d = self.dist.operator(x, y, c)
         t = validation.positive_or_nan(temperature).to(d.dtype)
@@ -138,6 +131,7 @@ class Contrast:
 
 
 def check_labels(title: str, labels: Tensor, x: Tensor) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``labels`` can name a row of y for each row of ``x``."""
     wanted = f"{title}: labels must be a tensor of int64 of shape ({x.shape[0]},) on {x.device}"
     if not isinstance(labels, Tensor):
         raise TypeError(f"{wanted}, got {type(labels).__name__}")

@@ -17,20 +17,19 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ParamSpec, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
 
 from hyperbolic import validation
+from hyperbolic.ops import torch_internals
 from hyperbolic.reference import autodiff, wide
 from hyperbolic.reference.autodiff import Variable
 from hyperbolic.reference.wide import Wide
 
 Scalar = float | Tensor
+P = ParamSpec("P")
 
 # Numbers in flight: on a CPU what its cache holds some tens of times over, and what torch does not split between
 # threads, whose meetings would cost more than the work; on a GPU what keeps it busy.
@@ -102,13 +101,16 @@ class Core:
 
     @staticmethod
     def parse(text: str) -> Core:
+        """Read the dimensions of one argument or result from a signature."""
         dims = () if text == "1" else tuple(text.rstrip("~").split("*"))
         return Core(dims, bool(dims) and not text.endswith("~"))
 
     def core(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the argument's own dimensions of a shape."""
         return tuple(shape[len(shape) - len(self.dims) :])
 
     def batch(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the batch dimensions of a shape."""
         return tuple(shape[: len(shape) - len(self.dims)])
 
 
@@ -136,6 +138,7 @@ class Level:
         return self._derivative
 
     def differentiate(self, cores: tuple[Core, ...]) -> Level:
+        """Make the level of the vector-Jacobian product, whose arguments have these ``cores``."""
         formula = autodiff.vjp(self.formula, len(self.cores))
         return Level(self.op, self.name + "_backward", formula, cores, len(self.cores))
 
@@ -160,9 +163,11 @@ class Level:
         return (*torch.broadcast_shapes(*batches), *sizes), dtype
 
     def check(self, *args: Tensor) -> None:
+        """Raise ``TypeError`` or ``ValueError`` for arguments that do not fit."""
         validation.arguments(self.name, self.parameters, [core.dims for core in self.cores], args)
 
     def fake(self, *args: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return empty results: their shapes, types and device."""
         if self.arity is None:
             shape, dtype = self._result(args)
             return args[0].new_empty(shape, dtype=dtype)
@@ -217,13 +222,10 @@ class Level:
     def _register_autograd(self) -> None:
         level = self
 
-        # The autograd kernel of an operator is entered once per level of torch.func, below its own dispatch. What fits
-        # there is the single-level function that torch.autograd.Function is made of: torch.library.register_autograd
-        # cannot be used under torch.func, and torch.autograd.Function cannot be traced under it.
-        class Autograd(_SingleLevelFunction):
+        class Autograd(torch_internals.SingleLevelFunction):
             @staticmethod
             def forward(*args: Tensor) -> Any:
-                with torch._C._AutoDispatchBelowAutograd():
+                with torch_internals.below_autograd():
                     return level.operator(*args)
 
             @staticmethod
@@ -244,8 +246,7 @@ class Level:
         def kernel(*args: Tensor) -> Any:
             if level.arity is None and validation.checking():
                 level.op.check_values(args)
-            with enable_single_level_autograd_function():
-                return Autograd.apply(*args)  # type: ignore[attr-defined]
+            return torch_internals.apply(Autograd, *args)
 
         library.impl(self.name, kernel, "Autograd")
         torch.library.register_vmap(f"hyperbolic::{self.name}", self.vmap, lib=library)
@@ -259,8 +260,9 @@ class Level:
         return pushed[0] if self.arity is None else pushed
 
     def vmap(self, info: Any, in_dims: Sequence[int | None], *args: Tensor) -> Any:
-        """The mapped dimension goes in front of the batch shape, which is padded so that the rest still lines
-        up.
+        """Map over a dimension.
+
+        It goes in front of the batch shape, which is padded so that the rest still lines up.
         """
         ranks = [a.dim() - len(core.dims) - (d is not None) for a, core, d in zip(args, self.cores, in_dims)]
         rank, size = max(ranks), info.batch_size
@@ -277,7 +279,6 @@ class Level:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
 @lru_cache(maxsize=64)
@@ -288,7 +289,7 @@ def _constant(value: float) -> Tensor:
 
 def is_abstract(a: Tensor) -> bool:
     """Whether ``a`` stands for other tensors, in a trace or under torch.func, that come here in their turn."""
-    return type(a) not in _PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(a)
+    return type(a) not in _PLAIN or torch_internals.is_wrapped(a)
 
 
 def _assemble(parts: Sequence[Wide], dim: int | None) -> Wide:
@@ -343,24 +344,20 @@ class Op:
         self.level = self.make_level(title.replace(".", "_"))
         # The first derivative exists from the start: a compiled program may come from a cache that names it.
         self.operator, self.backward = self.level.operator, self.level.derivative.operator
-        self._redispatch = self.operator._handle.redispatch_boxed
+        self._cpu_kernel = torch_internals.CpuKernel(self.operator)
 
     def make_level(self, name: str) -> Level:
+        """Make the public level of the operator."""
         formula = self.formula
         assert formula is not None
         return Level(self, name, lambda *a: (formula(*a),), self.cores, None)
 
     def __call__(self, *args: Scalar) -> Tensor:
+        """Check the arguments and call the operator, past the dispatcher where nothing needs it."""
         result: Tensor
         # A compiler must not look into the shortcut, nor must anything that stands between the caller and the kernel
-        # be left out: function transforms, forward derivatives, modes such as that of fake tensors, checks.
-        if (
-            not torch.compiler.is_compiling()
-            and torch._C._functorch.peek_interpreter_stack() is None
-            and forward_ad._current_level < 0
-            and torch._C._len_torch_dispatch_stack() == 0
-            and not validation.checking()
-        ):
+        # be left out.
+        if not torch.compiler.is_compiling() and torch_internals.is_called_directly() and not validation.checking():
             plain = self._plain(args)
             if plain is not None:
                 if torch.is_grad_enabled():
@@ -368,8 +365,7 @@ class Op:
                         if a.requires_grad:
                             result = self.operator(*plain)
                             return result
-                result = self._redispatch(_CPU, *plain)
-                return result
+                return self._cpu_kernel(*plain)
         tensors = validation.arguments(self.title, self.names, self.ranks, args)
         # Elsewhere the autograd kernel checks values, which inference mode goes past.
         if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled() and validation.checking():
@@ -378,12 +374,14 @@ class Op:
         return result
 
     def check_values(self, tensors: Sequence[Tensor]) -> None:
+        """Check values within ``checks()``, unless the tensors have none of their own."""
         if not any(map(is_abstract, tensors)):
             validation.values(self.title, self.names, self.ranks, self.inside, self.space, tensors)
 
     def _plain(self, args: Sequence[Any]) -> list[Tensor] | None:
-        """``args`` if they need no further checks: vectors of one shape and type and numbers, on the CPU, whose memory
-        holds what they are.
+        """Return ``args`` as tensors if they need no further checks, else None.
+
+        That is, if they are vectors of one shape and type and numbers, on the CPU, whose memory holds what they are.
         """
         first = args[0]
         if not self.only_vectors or type(first) not in _PLAIN:
@@ -403,3 +401,33 @@ class Op:
             else:
                 return None
         return plain
+
+
+class PublicFunction(Protocol[P]):
+    """A documented function and the operator that it calls."""
+
+    op: Op
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        """Call the operator."""
+
+
+def operator(
+    formula: Callable[..., Variable],
+    signature: str,
+    point: str = "",
+    inside: tuple[str, ...] = (),
+    space: tuple[str, ...] = (),
+) -> Callable[[Callable[P, Tensor]], PublicFunction[P]]:
+    """Declare the operator of a documented function, which calls it as ``function.op``; see :class:`Op`.
+
+    It is called as the function is: ``hyperbolic.lorentz.dist`` has the operator ``hyperbolic::lorentz_dist``.
+    """
+
+    def declare_for(function: Callable[P, Tensor]) -> PublicFunction[P]:
+        model = function.__module__.rpartition(".")[2]
+        public = cast(PublicFunction[P], function)
+        public.op = Op(f"{model}.{function.__name__}", formula, signature, point, inside, space)
+        return public
+
+    return declare_for

@@ -73,8 +73,10 @@ def _reference(reason: str) -> tuple[str, str]:
 
 
 def _load_cuda() -> str:
-    """Why there are no kernels for GPUs; "" where there are. Whether there is a GPU is not asked: to ask at import
-    would keep the processes that this one forks from using it."""
+    """Return why there are no kernels for GPUs; "" where there are.
+
+    Whether there is a GPU is not asked: to ask at import would keep the processes that this one forks from using it.
+    """
     if os.environ.get("HYPERBOLIC_KERNELS") == "reference":
         return "HYPERBOLIC_KERNELS=reference"
     if torch.version.cuda is None:
@@ -91,8 +93,9 @@ _cpu, _missing = _load(), _load_cuda()
 
 
 def kernels() -> Kernels:
-    """What runs here and why: ``cpu`` names an instruction set, ``cuda`` the compute capability of the current GPU, and
-    either may be "reference".
+    """Return what runs here and why.
+
+    ``cpu`` names an instruction set, ``cuda`` the compute capability of the current GPU, and either may be "reference".
 
     The compiled kernels serve CPU tensors and, where the package was installed with nvcc, CUDA tensors; any other
     device runs the reference, on its own arithmetic. The environment variable ``HYPERBOLIC_KERNELS``, read at import,

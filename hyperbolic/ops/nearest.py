@@ -43,9 +43,11 @@ class Nearest:
         map_in_turn(name, self.operator, self.fake)
 
     def check(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> None:
+        """Raise ``TypeError`` or ``ValueError`` for arguments that do not fit."""
         arguments(self.name, query, bank, c, k, depth_weight)
 
     def fake(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:
+        """Return empty indices."""
         return query.new_empty((query.shape[0], k), dtype=torch.int64)
 
     def evaluate(self, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:

@@ -17,9 +17,11 @@ class PairsLevel(Level):
         super().__init__(op, name, rows.formula, cores, rows.arity)
 
     def differentiate(self, cores: tuple[Core, ...]) -> Level:
+        """Make the level of the vector-Jacobian product."""
         return PairsLevel(self.op, self.name + "_backward", self.rows.derivative, cores)
 
     def evaluate(self, *args: Tensor) -> Any:
+        """Evaluate the reference: that of the rows, broadcast."""
         out = self.rows.evaluate(*(_spread(a, core) for a, core in zip(args, self.cores)))
         if isinstance(out, Tensor):
             return out
@@ -43,4 +45,5 @@ class PairsOp(Op):
         super().__init__(title, None, "x:N*D, y:M*D, c:1 -> N*M~", inside=rows.inside, space=rows.space)
 
     def make_level(self, name: str) -> Level:
+        """Make the public level of the operator."""
         return PairsLevel(self, name, self.rows.level, self.cores)

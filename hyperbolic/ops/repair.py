@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class Repair:
     def check(
         self, d: Tensor, x: Tensor, y: Tensor, c: Tensor, tiles: Tensor, tile_rows: int, tile_columns: int
     ) -> None:
+        """Raise ``ValueError`` for arguments that do not fit."""
         names, ranks = ("x", "y", "d", "c"), (("N", "D"), ("M", "D"), ("N", "M"), ())
         validation.matrices(self.name, names, ranks, (x, y, d, c))
         if tile_rows < 1 or tile_columns < 1:
@@ -71,12 +73,11 @@ class Repair:
         gx: Tensor,
         gy: Tensor,
         gc: Tensor,
-        tiles: Tensor,
-        tile_rows: int,
-        tile_columns: int,
+        *tiling: Any,
     ) -> None:
-        self.check(w, x, y, c, tiles, tile_rows, tile_columns)
-        self.check(g, x, y, c, tiles, tile_rows, tile_columns)
+        """Raise ``ValueError`` for arguments of the backward that do not fit."""
+        self.check(w, x, y, c, *tiling)
+        self.check(g, x, y, c, *tiling)
         words = 2 if torch.float64 in (x.dtype, y.dtype) else 1
         for name, a, shape in (("gx", gx, (*x.shape, words)), ("gy", gy, (*y.shape, words)), ("gc", gc, c.shape)):
             if a.dtype != torch.float64 or a.shape != shape or not a.is_contiguous() or a.device != x.device:
@@ -85,11 +86,13 @@ class Repair:
                 raise ValueError(f"{self.name}_backward: {name} must be {wanted}, got {got}")
 
     def fake(self, *args: Tensor | int) -> None:
+        """Do nothing: the operators write into their arguments."""
         pass
 
     def evaluate(
         self, d: Tensor, x: Tensor, y: Tensor, c: Tensor, tiles: Tensor, tile_rows: int, tile_columns: int
     ) -> None:
+        """Evaluate the reference."""
         x, y = (a.to(torch.promote_types(a.dtype, d.dtype)) for a in (x, y))
         for i, j in _entries(d, x.shape[1], tiles, tile_rows, tile_columns):
             d[i, j] = self.dist.level.evaluate(x[i], y[j], c.reshape(())).to(d.dtype)
@@ -104,12 +107,11 @@ class Repair:
         gx: Tensor,
         gy: Tensor,
         gc: Tensor,
-        tiles: Tensor,
-        tile_rows: int,
-        tile_columns: int,
+        *tiling: Any,
     ) -> None:
+        """Evaluate the reference of the backward."""
         pull, c = self.dist.level.derivative.in_pieces, validation.positive_or_nan(c.reshape(()))
-        for i, j in _entries(w, x.shape[1], tiles, tile_rows, tile_columns):
+        for i, j in _entries(w, x.shape[1], *tiling):
             by_x, by_y, by_c = pull((x[i], y[j], c, g[i, j]))
             _add_rows(gx, i, by_x)
             _add_rows(gy, j, by_y)

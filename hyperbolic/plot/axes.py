@@ -52,12 +52,16 @@ def disk(
     The view is zoomed about the origin to the points, so the rim is only seen where points are near it.
 
     Args:
+        points: (N, 2), of the model.
+        c: the curvature is -c.
+        model: "lorentz" or "poincare".
         labels: (N,) colour the points: the most frequent values get a colour each and a legend, a floating point
             tensor a colour bar.
         texts: written beside the points, where there is room; the earlier ones first.
         images: thumbnails on the points, paths or Pillow's, or None; where texts leave room.
         edges: (E, 2) int64, rows of ``points`` to join by geodesics, which are arcs that meet the rim at right angles.
         stars: rows of ``points`` to draw as red stars above the others; they have no part in the labels.
+        ax: drawn into, in place of a new figure.
 
     Thin rings carry their radius, which is sqrt(c) times the distance to the origin.
 
@@ -109,7 +113,7 @@ def disk(
     return ax
 
 
-def depths(depth: Tensor, labels: Sequence[Any] | None = None, ax: Axes | None = None) -> Axes:
+def depths(depth: Tensor, labels: Sequence[Any] | None = None) -> Axes:
     """A histogram of distances to the origin (N,), stacked by label; returns the axes.
 
     >>> from hyperbolic import lorentz
@@ -117,7 +121,7 @@ def depths(depth: Tensor, labels: Sequence[Any] | None = None, ax: Axes | None =
     """
     from matplotlib.ticker import MaxNLocator
 
-    ax = ax or _axes(8, 3.5)
+    ax = _axes(8, 3.5)
     values, groups = depth.detach().double().cpu().numpy(), groups_of(labels, range(len(depth)))
     colours = [colour for _, colour, _ in groups]
     # at least 1 % of the depth, so that points at one depth are one bar and no picture of their rounding

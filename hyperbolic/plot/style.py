@@ -86,5 +86,6 @@ def groups_of(labels: Sequence[Any] | Tensor | None, rows: Sequence[int]) -> lis
     return ([(others.pop() if len(others) == 1 else "other", GREY, rest)] if rest else []) + coloured
 
 
-def shortened(text: str, most: int = 32) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def shortened(text: str) -> str:
+    """``text``, at most 32 characters of it."""
+    return text if len(text) <= 32 else text[:31] + "…"

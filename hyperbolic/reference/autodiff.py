@@ -57,6 +57,7 @@ class Variable:
 
     @property
     def shape(self) -> torch.Size:
+        """The shape of the value."""
         return torch.Size(self.value.shape)
 
     @property
@@ -115,10 +116,12 @@ def _plain(x: float | Fraction, like: Wide) -> Wide | float:
 
 
 def constant(value: Tensor) -> Variable:
+    """Return a variable without derivatives."""
     return Variable(value)
 
 
 def full_like(x: Variable, value: float | Fraction) -> Variable:
+    """Return a constant of the shape and kind of ``x``."""
     return Variable(wide.remap(x.value, torch.zeros_like) + _plain(value, x.value))
 
 
@@ -144,6 +147,7 @@ def _place(g: Variable, index: Any, shape: torch.Size) -> Variable:
 
 
 def expand(x: Variable, shape: Sequence[int]) -> Variable:
+    """Broadcast ``x`` to a shape."""
     before = x.shape
     return Variable(wide.remap(x.value, lambda w: w.expand(shape)), [(x, lambda g: fit(g, before))])
 
@@ -155,10 +159,12 @@ def total(x: Variable, dim: int = -1) -> Variable:
 
 
 def dot(x: Variable, y: Variable) -> Variable:
+    """Return the inner product along the last dimension, which stays with size 1."""
     return total(x * y)
 
 
 def matvec(m: Variable, v: Variable) -> Variable:
+    """Return the matrices ``m`` times the vectors ``v``."""
     return total(m * v[..., None, :])[..., 0]
 
 
@@ -172,6 +178,7 @@ def concatenate(x: Variable, y: Variable) -> Variable:
 
 
 def where(mask: Tensor, a: Number, b: Number) -> Variable:
+    """Return ``a`` where ``mask``, else ``b``."""
     sources: list[tuple[Variable, Pullback]] = []
     if isinstance(a, Variable):
         sa = a.shape
@@ -190,13 +197,12 @@ def branch(
     if_false: Callable[..., Variable],
     args: Sequence[Variable],
     safe_true: float = 0.0,
-    safe_false: float = 0.0,
 ) -> Variable:
     """``where(mask, if_true(*args), if_false(*args))``; each formula meets only rows of its own domain.
 
-    Elsewhere the arguments are replaced by the given safe value, so that neither a value nor a derivative
-    outside the domain can turn into a NaN that ``where`` would multiply by zero. On the CPU an idle formula is
-    not evaluated.
+    Elsewhere the arguments are replaced by a value of its domain, ``safe_true`` or 0, so that neither a value nor a
+    derivative outside can turn into a NaN that ``where`` would multiply by zero. On the CPU an idle formula is not
+    evaluated.
     """
     if mask.device.type == "cpu" and mask.numel() > 0:
         if bool(mask.all()):
@@ -206,7 +212,7 @@ def branch(
     return where(
         mask,
         if_true(*(where(mask, a, safe_true) for a in args)),
-        if_false(*(where(mask, safe_false, a) for a in args)),
+        if_false(*(where(mask, 0.0, a) for a in args)),
     )
 
 
@@ -217,8 +223,10 @@ def scale(x: Variable, factor: Tensor) -> Variable:
 
 
 def sqrt(x: Variable) -> Variable:
-    """Square root whose derivative at 0 is defined as 0: the choice that makes gradients of distances vanish
-    at coincident points."""
+    """Square root whose derivative at 0 is defined as 0.
+
+    This choice makes gradients of distances vanish at coincident points.
+    """
 
     def pull(g: Variable) -> Variable:
         zero = x.head == 0
@@ -228,18 +236,22 @@ def sqrt(x: Variable) -> Variable:
 
 
 def exp(x: Variable) -> Variable:
+    """Return e^x."""
     return Variable(elementary.exp(x.value), [(x, lambda g: g * exp(x))])
 
 
 def expm1(x: Variable) -> Variable:
+    """Return e^x - 1."""
     return Variable(elementary.expm1(x.value), [(x, lambda g: g * exp(x))])
 
 
 def log(x: Variable) -> Variable:
+    """Return the natural logarithm."""
     return Variable(elementary.log(x.value), [(x, lambda g: g / x)])
 
 
 def log1p(x: Variable) -> Variable:
+    """Return log(1 + x)."""
     return Variable(elementary.log1p(x.value), [(x, lambda g: g / (x + 1.0))])
 
 

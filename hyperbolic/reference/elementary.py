@@ -22,6 +22,7 @@ from hyperbolic.reference.wide import (
 
 
 def sqrt(x: Wide) -> Wide:
+    """Return the square root."""
     if not isinstance(x, DoubleDouble):
         return torch.sqrt(x)
     s = torch.sqrt(x.hi)
@@ -65,6 +66,7 @@ def _ldexp(x: DoubleDouble, k: Tensor) -> DoubleDouble:
 
 
 def exp(x: Wide) -> Wide:
+    """Return e^x."""
     if not isinstance(x, DoubleDouble):
         return torch.exp(x)
     # exp(-745) is already the smallest float64; further down k would leave the range of ldexp.
@@ -73,6 +75,7 @@ def exp(x: Wide) -> Wide:
 
 
 def expm1(x: Wide) -> Wide:
+    """Return e^x - 1."""
     if not isinstance(x, DoubleDouble):
         return torch.expm1(x)
     e, k = _expm1_reduced(where(x.hi > -745.0, x, -745.0))
@@ -80,6 +83,7 @@ def expm1(x: Wide) -> Wide:
 
 
 def sinh(x: Wide) -> Wide:
+    """Return the hyperbolic sine."""
     if not isinstance(x, DoubleDouble):
         return torch.sinh(x)
     negative = x.hi < 0
@@ -89,6 +93,7 @@ def sinh(x: Wide) -> Wide:
 
 
 def cosh(x: Wide) -> Wide:
+    """Return the hyperbolic cosine."""
     if not isinstance(x, DoubleDouble):
         return torch.cosh(x)
     e = exp(where(x.hi < 0, -x, x))
@@ -96,6 +101,7 @@ def cosh(x: Wide) -> Wide:
 
 
 def log(x: Wide) -> Wide:
+    """Return the natural logarithm."""
     if not isinstance(x, DoubleDouble):
         return torch.log(x)
     # Of a significand close to 1, so that exp(-log) in the Newton step stays far from underflow.
@@ -109,6 +115,7 @@ def log(x: Wide) -> Wide:
 
 
 def log1p(x: Wide) -> Wide:
+    """Return log(1 + x)."""
     if not isinstance(x, DoubleDouble):
         return torch.log1p(x)
     y = torch.log1p(x.hi)
@@ -119,8 +126,9 @@ def log1p(x: Wide) -> Wide:
 
 
 def asinh(x: Wide) -> Wide:
-    """One Newton step in double-double doubles the digits of the float64 function, which are right to a few
-    ULP.
+    """Return the inverse hyperbolic sine.
+
+    One Newton step in double-double doubles the digits of the float64 function, which are right to a few ULP.
     """
     if not isinstance(x, DoubleDouble):
         return torch.asinh(x)

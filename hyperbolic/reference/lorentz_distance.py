@@ -105,7 +105,7 @@ _FAR = 1e60
 
 
 def dist(x: Variable, y: Variable, c: Variable) -> Variable:
-    """d = 2 asinh(sqrt(q))/sqrt(c)."""
+    """The distance ``2 asinh(sqrt(q))/sqrt(c)``."""
     n = norm(x).head.maximum(norm(y).head)
     far = (sqrt(c).head * n > _FAR) & n.isfinite()  # in logarithms an infinity would be at no distance from anything
     return branch(far, _dist_far, _dist_chord, (x, y, c), safe_true=1.0)

@@ -65,6 +65,7 @@ class DoubleDouble:
 
     @property
     def shape(self) -> torch.Size:
+        """The shape of either word."""
         return self.hi.shape
 
     def map(self, f: Callable[[Tensor], Tensor]) -> DoubleDouble:
@@ -202,8 +203,9 @@ _MOST_STEPS_INSIDE = 4
 
 
 def round_inside(x: Wide, c: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x`` rounded to ``dtype``, towards the origin in its last bits where that leaves the open ball ``c|x|^2
-    < 1``.
+    """``x`` rounded to ``dtype``, and strictly inside the ball.
+
+    Where rounding leaves the open ball ``c|x|^2 < 1``, the last bits are rounded towards the origin.
     """
     bits = round_to(x, dtype).view(_BITS[dtype.itemsize])
     for _ in range(_MOST_STEPS_INSIDE):
@@ -240,6 +242,7 @@ def round_finite(x: Wide, dtype: torch.dtype) -> Tensor:
 
 
 def where(mask: Tensor, a: Wide | float, b: Wide | float) -> Wide:
+    """Return ``a`` where ``mask``, else ``b``."""
     if isinstance(a, DoubleDouble) or isinstance(b, DoubleDouble):
         like = a if isinstance(a, DoubleDouble) else b
         assert isinstance(like, DoubleDouble)
@@ -249,6 +252,7 @@ def where(mask: Tensor, a: Wide | float, b: Wide | float) -> Wide:
 
 
 def concatenate(parts: Sequence[Wide], dim: int) -> Wide:
+    """Return the parts side by side along ``dim``."""
     if isinstance(parts[0], DoubleDouble):
         return DoubleDouble(torch.cat([p.hi for p in parts], dim), torch.cat([p.lo for p in parts], dim))
     return torch.cat(list(parts), dim)

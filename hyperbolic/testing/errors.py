@@ -22,8 +22,9 @@ def ulp(value: Any, dtype: torch.dtype) -> Any:
 
 
 def ulp_error(got: Tensor, want: Any) -> float:
-    """Largest error of a tensor's elements in ULP. ``want`` has the nesting of ``got.tolist()``; NaN is
-    infinitely far.
+    """Largest error of a tensor's elements in ULP.
+
+    ``want`` has the nesting of ``got.tolist()``; NaN is infinitely far.
     """
     if isinstance(want, list):
         return max((ulp_error(g, w) for g, w in zip(got, want)), default=0.0)
@@ -52,6 +53,7 @@ def displacement(model: str, got: Tensor, want: Vector, c: Any) -> float:
 
 
 def tangent_norm(model: str, x: Vector, v: Vector, c: Any) -> Any:
+    """Return the exact Riemannian norm of the tangent ``v`` at ``x``."""
     return oracle.poincare.norm_at(x, v, c) if model == "poincare" else oracle.lorentz.norm_at(x, v, c)
 
 

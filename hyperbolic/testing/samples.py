@@ -51,6 +51,7 @@ class Sampler:
         return torch.from_numpy(numpy.ascontiguousarray(x, dtype=numpy.float64)).to(self.dtype)
 
     def directions(self) -> Array:
+        """Return unit vectors, some along axes and diagonals."""
         rng = self.rng
         u = rng.standard_normal((self.n, self.dim))
         axis = numpy.eye(self.dim)[rng.integers(self.dim, size=self.n)] * rng.choice([-1, 1], size=(self.n, 1))
@@ -60,6 +61,7 @@ class Sampler:
         return u / numpy.linalg.norm(u, axis=-1, keepdims=True)
 
     def radii(self, largest: float) -> Array:
+        """Return radii up to ``largest``, at every scale."""
         rng, n = self.rng, (self.n, 1)
         kind = rng.random(n)
         r = largest * rng.random(n)
@@ -85,6 +87,7 @@ class Sampler:
         return stored
 
     def point(self) -> Tensor:
+        """Return points up to the largest radius."""
         return self.store(self._at(self.directions(), self.radii(self.max_radius)))
 
     def partner(self, x: Tensor, relation: str | None = None) -> Tensor:
@@ -114,12 +117,14 @@ class Sampler:
         return torch.where(torch.from_numpy(which == RELATIONS.index("coincident")), x, stored)
 
     def tangent0(self, largest: float = 20.0) -> Tensor:
+        """Return tangents at the origin of norm up to ``largest``."""
         scale = 1.0 if self.model == "lorentz" else 0.5
         return self._tensor(self.directions() * self.radii(largest) * scale / math.sqrt(self.c))
 
     def tangent(self, x: Tensor, largest: float = 20.0) -> Tensor:
-        """Tangents at ``x`` of norm up to ``largest``; radial ones where the type can hold no other at that
-        radius.
+        """Tangents at ``x`` of norm up to ``largest``.
+
+        They are radial where the type can hold no other at that radius.
         """
         w = self.tangent0(largest).to(torch.float64).numpy()
         p = x.to(torch.float64).numpy()
@@ -133,6 +138,7 @@ class Sampler:
         return self._tensor(numpy.where(held, v, radial))
 
     def vector(self) -> Tensor:
+        """Return standard normal vectors."""
         return self._tensor(self.rng.standard_normal((self.n, self.dim)))
 
     def arguments(self, kinds: tuple[str, ...]) -> list[Tensor]:

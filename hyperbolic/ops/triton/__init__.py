@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -19,20 +19,17 @@ from hyperbolic.ops.pairs import PairsOp
 _OLDEST = (8, 0)
 
 
-def register(
-    pairwise_dist: Mapping[str, PairsOp], nearest: Mapping[str, Nearest], contrast: Mapping[str, Contrast]
-) -> None:
+def register(model: str, dist: PairsOp, nearest: Nearest, contrast: Contrast) -> None:
     """Makes the kernels those of CUDA tensors, if there may be any. Triton is imported when the first is called."""
     built = torch.backends.cuda.is_built() and torch.version.cuda is not None and find_spec("triton") is not None
     if not built or os.environ.get("HYPERBOLIC_KERNELS") == "reference":
         return
-    for model in pairwise_dist:
-        level, choice, sums = pairwise_dist[model].level, nearest[model], contrast[model]
-        _serve(model, "pairwise_dist", "pairwise_dist", level.check, level.evaluate)
-        _serve(model, "pairwise_dist", "pairwise_dist_backward", level.derivative.check, level.derivative.evaluate)
-        _serve(model, "nearest", "nearest", choice.check, choice.evaluate)
-        _serve(model, "contrast", "contrast", sums.check, sums.evaluate)
-        _serve(model, "contrast", "contrast_backward", sums.check, sums.evaluate_backward)
+    level, derivative = dist.level, dist.level.derivative
+    _serve(model, "pairwise_dist", "pairwise_dist", level.check, level.evaluate)
+    _serve(model, "pairwise_dist", "pairwise_dist_backward", derivative.check, derivative.evaluate)
+    _serve(model, "nearest", "nearest", nearest.check, nearest.evaluate)
+    _serve(model, "contrast", "contrast", contrast.check, contrast.evaluate)
+    _serve(model, "contrast", "contrast_backward", contrast.check, contrast.evaluate_backward)
 
 
 def _serve(model: str, file: str, name: str, check: Callable[..., Any], reference: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ from hyperbolic.validation import positive_or_nan
 
 
 def contrast(model: str, x: Tensor, y: Tensor, labels: Tensor, c: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the partition and the distances of positives; see :class:`hyperbolic.ops.contrast.Contrast`."""
     dtype, c, temperature = result_type(x, y), _number(c), _number(temperature)
     x_rows, y_rows = both_rows(model, x, y, c)
     partition = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
@@ -43,6 +44,7 @@ def contrast_backward(
     g: Tensor,
     h: Tensor,
 ) -> tuple[Tensor, ...]:
+    """Return the cotangents of ``x``, ``y``, ``c`` and ``temperature``."""
     wide_c, wide_temperature = _number(c), _number(temperature)
     total = Sums.zeros(x, y, wide_c, partition.dtype)
     outer = (g.to(torch.float64) / -wide_temperature).to(partition.dtype)
@@ -59,7 +61,7 @@ def _number(a: Tensor) -> Tensor:
 def _panel(
     model: str, x: Tensor, y: Tensor, x_rows: Rows, y_rows: Rows, c: Tensor, temperature: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """log sum_j exp(-d_ij/temperature) over the panel."""
+    """Return log sum_j exp(-d_ij/temperature) over the panel."""
     tile, n, m = tiling(x.device, dtype), len(x), len(y)
     failed = failures(n, m, tile.side, x.device)
     down, across = failed.shape

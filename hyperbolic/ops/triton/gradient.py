@@ -57,6 +57,8 @@ class Sums(NamedTuple):
 
     @staticmethod
     def zeros(x: Tensor, y: Tensor, c: Tensor, dtype: torch.dtype) -> Sums:
+        """Return sums of nothing for these arguments."""
+
         def zeros(words: int) -> Gradient:
             sizes = (*x.shape, words), (*y.shape, words), c.shape
             return Gradient(*(torch.zeros(size, dtype=torch.float64, device=x.device) for size in sizes))
@@ -65,9 +67,11 @@ class Sums(NamedTuple):
         return Sums(products, zeros(2) if dtype == torch.float64 else products)
 
     def panel(self, i: int, j: int, size: int) -> Sums:
+        """Return the sums of the rows of a panel."""
         return Sums(*(Gradient(a.x[i : i + size], a.y[j : j + size], a.c) for a in self))
 
     def rounded(self, *like: Tensor) -> tuple[Tensor, ...]:
+        """Return the sums, rounded to the types of the arguments ``like``."""
         total: list[Wide] = [self.products.x[..., 0], self.products.y[..., 0], self.products.c]
         if self.pairs is not self.products:
             pairs = DoubleDouble(*self.pairs.x.unbind(-1)), DoubleDouble(*self.pairs.y.unbind(-1)), self.pairs.c
@@ -85,11 +89,13 @@ class Softmax(NamedTuple):
     temperature: Tensor  # float64
 
     def rows(self, begin: int, size: int) -> Softmax:
+        """Return the numbers of the rows of a panel."""
         partition, outer, positive, labels = (a[begin : begin + size] for a in self[:-1])
         return Softmax(partition, outer, positive, labels, self.temperature)
 
 
 def panels(n: int, m: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and column of every panel of a matrix."""
     for i in range(0, n, size):
         for j in range(0, m, size):
             yield i, j
@@ -243,7 +249,7 @@ def _weigh_repaired(
 
 @triton.jit
 def softmax_weight(distance, i, n, partition, outer, temperature):
-    """outer_i exp(-d_ij/temperature - partition_i)"""
+    """Return outer_i exp(-d_ij/temperature - partition_i)."""
     there = i < n
     rate = (1.0 / tl.load(temperature)).to(distance.dtype)
     exponent = -distance * rate - tl.load(partition + i, there, 0.0).to(distance.dtype)
@@ -254,6 +260,7 @@ def softmax_weight(distance, i, n, partition, outer, temperature):
 
 @triton.jit
 def positive_weight(i, n, j, positive, labels, dtype):
+    """Return h_i where column j is the positive of row i, else 0."""
     there = i < n
     chosen = tl.load(labels + i, there, -1) == j
     return tl.where(chosen, tl.load(positive + i, there, 0.0).to(dtype), 0.0)

@@ -24,6 +24,7 @@ _MOST = 1 << 24
 
 
 def nearest(model: str, query: Tensor, bank: Tensor, c: Tensor, k: int, depth_weight: float) -> Tensor:
+    """Return the indices (N, k) of the highest scores; see :class:`hyperbolic.ops.nearest.Nearest`."""
     c = positive_or_nan(c.to(torch.float64).reshape(()))
     index = query.new_empty((len(query), k), dtype=torch.int64)
     step = max(1, min(len(query), tiling(query.device, result_type(query, bank)).panel))

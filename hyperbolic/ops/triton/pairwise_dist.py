@@ -22,6 +22,7 @@ from hyperbolic.validation import positive_or_nan
 
 
 def pairwise_dist(model: str, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """Return the matrix of distances, (..., N, M)."""
     c = positive_or_nan(c.to(torch.float64))
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], c.shape)
     d = x.new_empty((*batch, x.shape[-2], y.shape[-2]), dtype=result_type(x, y))
@@ -33,6 +34,7 @@ def pairwise_dist(model: str, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 def pairwise_dist_backward(model: str, x: Tensor, y: Tensor, c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+    """Return the cotangents of ``x``, ``y`` and ``c``."""
     wide_c = positive_or_nan(c.to(torch.float64))
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2], c.shape)
     total = Sums.zeros(x, y, c, result_type(x, y))
@@ -45,10 +47,12 @@ def pairwise_dist_backward(model: str, x: Tensor, y: Tensor, c: Tensor, g: Tenso
 
 
 def result_type(x: Tensor, y: Tensor) -> torch.dtype:
+    """Return the type of distances between points of these types."""
     return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
 
 
 def elements(batch: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yield the index of every element of a batch."""
     return product(*map(range, batch))
 
 
@@ -59,6 +63,7 @@ def at(a: Tensor, index: tuple[int, ...], rank: int) -> Tensor:
 
 
 def both_rows(model: str, x: Tensor, y: Tensor, c: Tensor) -> tuple[Rows, Rows]:
+    """Prepare the rows of both sides for a product."""
     dtype = result_type(x, y)
     return rows_of(model, x, c, dtype), rows_of(model, y, c, dtype)
 

@@ -26,6 +26,7 @@ class Rows(NamedTuple):
 
     @property
     def width(self) -> int:
+        """How many coordinates a row has, with those that fill it up."""
         return self.parts.shape[-1]
 
     @property
@@ -34,6 +35,7 @@ class Rows(NamedTuple):
         return self.numbers.stride(0)
 
     def panel(self, begin: int, size: int) -> Rows:
+        """Return the rows of a panel."""
         end = begin + size
         return Rows(self.parts[:, begin:end], self.numbers[:, begin:end], min(size, self.length - begin))
 
@@ -111,6 +113,7 @@ def _describe(
 
 @triton.jit
 def two_sum(a, b):
+    """Return the rounded sum and what rounding took from it."""
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
@@ -118,6 +121,7 @@ def two_sum(a, b):
 
 @triton.jit
 def two_prod(a, b):
+    """Return the rounded product and what rounding took from it."""
     p = a * b
     a1, b1 = _head(a), _head(b)
     a2, b2 = a - a1, b - b1

@@ -10,8 +10,8 @@ The tensor cores truncate as they add, always towards 0 for terms of one sign. S
 time, small products first; sums of these are rounded. A product is then within 6 + sqrt(dim)/6 units of roundoff of the
 exact one, relative to the sum of absolute terms: truncation is a constant, since each sum is as much smaller as there
 are more, and rounding grows by the root. The sizes that an entry's error is measured by are twice that sum, and 2
-units are for what is computed from the product: that is ``slack``. tests/test_triton.py holds the product to it on
-tensor cores that drop every bit they may.
+units are for what is computed from the product: that is ``slack``. tests/hyperbolic/ops/triton/test_kernels.py holds
+the product to it on tensor cores that drop every bit they may.
 
 bfloat16 data is one part and float16 data two, so that their products are one and three.
 """
@@ -28,7 +28,9 @@ from torch import Tensor
 
 
 class Tiling(NamedTuple):
-    """Rows and columns of a tile, and of one with more to hold in registers; terms that are added at a time; rows and
+    """How the work is cut up.
+
+    Rows and columns of a tile, and of one with more to hold in registers; terms that are added at a time; rows and
     columns of a panel of tiles; and the type of what is multiplied.
     """
 
@@ -42,6 +44,7 @@ class Tiling(NamedTuple):
 
     @property
     def options(self) -> dict[str, Any]:
+        """The options of a launch."""
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
@@ -140,8 +143,9 @@ def entries(
     x, x_parts: tl.constexpr, x_numbers, x_count, y, y_parts: tl.constexpr, y_numbers, y_count, width, row, column,
     slack, side: tl.constexpr, terms: tl.constexpr,
 ):  # fmt: skip
-    """Of the tile at (row, column): cosh D - 1, sinh D, how far rounding may have moved the first, and u and n of the
-    rows and of the columns.
+    """Return the entries of the tile at (row, column).
+
+    They are cosh D - 1, sinh D, how far rounding may have moved the first, and u and n of the rows and of the columns.
     """
     row, column, wide = row.to(tl.int64), column.to(tl.int64), width.to(tl.int64)
     products = product(
@@ -169,6 +173,7 @@ def _three(numbers, count, dtype):
 
 @triton.jit
 def product_of_k(x_numbers, x_count, y_numbers, y_count, row, column, dtype, side: tl.constexpr):
+    """Return the products k_i k_j of the rows and columns of a tile."""
     kx = tl.load(x_numbers + x_count + row + tl.arange(0, side)).to(dtype)
     ky = tl.load(y_numbers + y_count + column + tl.arange(0, side)).to(dtype)
     return kx[:, None] * ky[None, :]

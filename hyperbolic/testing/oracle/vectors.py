@@ -25,26 +25,32 @@ def exact(x: Tensor | float | Sequence[Any]) -> Any:
 
 
 def dot(x: Vector, y: Vector) -> Any:
+    """Return the inner product."""
     return mpmath.fdot(x, y)
 
 
 def norm(x: Vector) -> Any:
+    """Return the Euclidean norm."""
     return mpmath.sqrt(dot(x, x))
 
 
 def scaled(k: Any, x: Vector) -> Vector:
+    """Return ``k`` times ``x``."""
     return [k * e for e in x]
 
 
 def plus(x: Vector, y: Vector) -> Vector:
+    """Return the sum."""
     return [a + b for a, b in zip(x, y)]
 
 
 def minus(x: Vector, y: Vector) -> Vector:
+    """Return the difference."""
     return [a - b for a, b in zip(x, y)]
 
 
 def sinhc(t: Any) -> Any:
+    """Return ``sinh(t)/t``, 1 at 0."""
     return mpmath.sinh(t) / t if t else mpf(1)
 
 

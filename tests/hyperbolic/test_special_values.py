@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_operators import KERNELS, alone
 from torch import Tensor
 from torch.func import vmap
 
 from hyperbolic import lorentz, pairwise, poincare
 from hyperbolic.testing import CASES, Case, Sampler
+from tests.hyperbolic.ops.test_operators import KERNELS, alone
 
 NAN, INF = math.nan, math.inf
 MODELS = pytest.mark.parametrize("model", ["lorentz", "poincare"])
@@ -68,7 +68,7 @@ def test_nearest_rows_without_a_distance(model: str, dtype: torch.dtype) -> None
     query = torch.tensor([[0.0, 0.0], [0.0, NAN]], dtype=dtype)
     for weight in (0.0, 0.5):
         found = pairwise.nearest(query, bank, 5, model, depth_weight=weight)
-        reference = pairwise._NEAREST[model].evaluate(query, bank, torch.tensor(1.0), 5, weight)
+        reference = pairwise.PAIRS[model].nearest.evaluate(query, bank, torch.tensor(1.0), 5, weight)
         for indices in (found.indices, reference):
             assert indices.tolist() == [[3, 1, 0, 2, 4], [0, 1, 2, 3, 4]]
         assert found.dist.isnan().tolist() == [[False, False, True, True, True], [True] * 5]

@@ -1,4 +1,4 @@
-"""The Triton kernels: under the interpreter with the arithmetic of tensor cores, compiled for GPUs, and on one.
+"""The values of the Triton kernels: under the interpreter with the arithmetic of tensor cores, and on a GPU.
 
 Triton decides at its import whether kernels are interpreted. So the tests of values are collected twice: here, for a
 GPU, and by ``test_interpreted`` in a process of their own, on CPU tensors. There the product is replaced by a
@@ -13,23 +13,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
 import pytest
-import test_outside as outside
 import torch
 from mpmath import mpf
-from test_pairwise import DIST, DTYPES, GRADIENT, MODELS, MODULES, SCENES, exact_dist, scene
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
 from hyperbolic.testing import Sampler, oracle
 from hyperbolic.testing.contract import GRADIENT_RADIUS
 from hyperbolic.testing.errors import covector_norm, ulp
 from hyperbolic.testing.oracle.vectors import Vector, minus
+from tests.hyperbolic import test_outside as outside
+from tests.hyperbolic.scenes import DIST, DTYPES, GRADIENT, MODELS, MODULES, SCENES, exact_dist, scene
 
 triton = pytest.importorskip("triton", reason="not installed")
 tl = pytest.importorskip("triton.language")
@@ -344,81 +342,3 @@ def test_nearest_where_bounds_do_not_decide(model: str) -> None:
     query[0] = bank[0]
     got = nearest.nearest(model, *on_device(query, bank, 1.0), 12, 0.0).cpu()
     assert torch.equal(got, best(model, query, bank, 1.0, 12, 0.0))
-
-
-# --- compiled --------------------------------------------------------------------------------------------------------
-
-SHARED = {80: 163 * 1024, 90: 227 * 1024}
-"""Bytes that a block may have."""
-NAMES = {
-    torch.float32: "fp32",
-    torch.float64: "fp64",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-}
-
-
-def compiled(capability: int, kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a launch with these arguments would run."""
-    values = dict(zip(kernel.arg_names, args)) | {k: v for k, v in kwargs.items() if k in kernel.arg_names}
-    options = {k: v for k, v in kwargs.items() if k not in kernel.arg_names}
-    signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(kernel.params):
-        name, value = parameter.name, values[parameter.name]
-        aligned = isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0)
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
-            signature[name], constants[name] = "constexpr", value
-            continue
-        if isinstance(value, Tensor):
-            signature[name] = "*" + NAMES[value.dtype]
-        else:
-            signature[name] = "fp32" if isinstance(value, float) else "i32"
-        if aligned:
-            attributes[i,] = [["tt.divisibility", 16]]
-    source = triton.compiler.ASTSource(kernel, signature, constants, attributes)
-    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options=options)
-
-
-def launches(model: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any, Any]]:
-    """What all operators launch on a GPU, with tensors that hold nothing."""
-    seen: dict[Any, tuple[Any, Any, Any]] = {}
-
-    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        key = kernel.fn.__name__, *kwargs.values(), *(a is None for a in args)
-        seen.setdefault(key, (kernel, args, kwargs))
-
-    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", record)
-    for wide in (torch.float32, torch.float64):
-        monkeypatch.setitem(tile.TILING, ("cpu", wide), tile.TILING["cuda", wide])
-    with FakeTensorMode():
-        x, y, labels = torch.empty(256, 96, dtype=dtype), torch.empty(512, 96, dtype=dtype), torch.zeros(256).long()
-        one, g = torch.ones((), dtype=torch.float64), torch.empty(256, 512, dtype=pairwise_dist.result_type(x, y))
-        pairwise_dist.pairwise_dist(model, x, y, one)
-        pairwise_dist.pairwise_dist_backward(model, x, y, one, g)
-        contrast.contrast(model, x, y, labels, one, one)
-        contrast.contrast_backward(model, x, y, labels, one, one, g[:, 0], g[:, 0], g[:, 0])
-        nearest._candidates(model, x, y, one, 20, 0.5)
-    yield from seen.values()
-
-
-@pytest.mark.skipif(INTERPRETED, reason="compiles")
-@pytest.mark.parametrize(
-    ("capability", "model", "dtype"),
-    [(80, "poincare", torch.float32), (90, "lorentz", torch.float32), (90, "poincare", torch.float64)],
-)
-def test_compiled(capability: int, model: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every kernel fits the GPU, and its products are those of tensor cores."""
-    names = set()
-    for kernel, args, kwargs in launches(model, dtype, monkeypatch):
-        binary = compiled(capability, kernel, args, kwargs)
-        names.add(kernel.fn.__name__)
-        assert binary.asm["cubin"]
-        assert binary.metadata.shared <= SHARED[capability]
-        if any("parts" in name for name in kernel.arg_names) and kernel is not rows._describe:
-            instruction = "wgmma.mma_async" if capability == 90 and dtype == torch.float32 else "mma.sync"
-            assert instruction in binary.asm["ptx"], kernel.fn.__name__
-    assert names >= {"_describe", "_distances", "_weigh", "_weigh_repaired", "_add_products", "_reduce"}
-    assert names >= {"_reduce_repaired", "_highest_scores"}

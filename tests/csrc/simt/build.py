@@ -14,7 +14,7 @@ import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 NAMESPACE = "hyperbolic_simt"
 FLAGS = [

@@ -1,6 +1,6 @@
 """The kernels for GPUs: run by an emulator of their threads, on a GPU where there is one, and as they are built.
 
-The emulator (tests/simt) compiles csrc/cuda for the host, all of it, and runs it on CPU tensors.
+The emulator (tests/csrc/simt) compiles csrc/cuda for the host, all of it, and runs it on CPU tensors.
 """
 
 from __future__ import annotations
@@ -14,12 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_outside as outside
-import test_rowwise as rowwise
 import torch
 from mpmath import mpf
-from simt import build
-from simt.device import Device, devices, needs_gpu
 from torch import Tensor
 
 import hyperbolic
@@ -27,6 +23,10 @@ from hyperbolic import lorentz, pairwise
 from hyperbolic.limits import LARGEST_COORDINATE
 from hyperbolic.ops.dispatch import Op
 from hyperbolic.testing import CASES, Case, Sampler, contract, covector_error, oracle
+from tests.csrc import rowwise, test_rowwise
+from tests.csrc.simt import build
+from tests.csrc.simt.device import Device, devices, needs_gpu
+from tests.hyperbolic import test_outside as outside
 
 LIBRARY = build.ROOT / "hyperbolic" / "_kernels_cuda.abi3.so"
 NVCC = shutil.which("nvcc", path=f"{os.environ['CUDA_HOME']}/bin" if "CUDA_HOME" in os.environ else None)
@@ -72,13 +72,13 @@ def test_dimensions(op: Op, dtype: torch.dtype, device: Device) -> None:
 @rowwise.operators
 @dtypes
 def test_arguments(op: Op, dtype: torch.dtype, test: str, device: Device) -> None:
-    getattr(rowwise, f"test_{test}")(On(op, device), dtype)
+    getattr(test_rowwise, f"test_{test}")(On(op, device), dtype)
 
 
 @devices
 @rowwise.operators
 def test_types_mixed(op: Op, device: Device) -> None:
-    rowwise.test_types_mixed(On(op, device))
+    test_rowwise.test_types_mixed(On(op, device))
 
 
 @devices
@@ -126,7 +126,7 @@ def test_contract(case: Case, dtype: torch.dtype, device: Device) -> None:
 
 
 @devices
-@pytest.mark.parametrize("model", sorted(pairwise.DIST))
+@pytest.mark.parametrize("model", sorted(pairwise.PAIRS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gradient_of_dist(model: str, dtype: torch.dtype, device: Device) -> None:
     sampler = Sampler(model, dtype, 5, 0.5, 3, 25, contract.GRADIENT_RADIUS[dtype])
@@ -318,7 +318,7 @@ def test_library() -> None:
     assert set(re.findall(r"\.(sm_\w+)\.cubin", dump("--list-elf"))) == {"sm_80", "sm_90"}
     assert set(re.findall(r"\.(sm_\w+)\.ptx", dump("--list-ptx"))) == {"sm_90"}
     # per GPU: forward and backward of the operators on rows and on pairs, for float and double, and the sums
-    kernels = 4 * (len(rowwise.OPS) + len(pairwise.DIST)) + 1
+    kernels = 4 * (len(rowwise.OPS) + len(pairwise.PAIRS)) + 1
     assert len(re.findall(r"^ *Function ", dump("--dump-resource-usage"), re.MULTILINE)) == 2 * kernels
 
 

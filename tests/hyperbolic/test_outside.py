@@ -146,7 +146,7 @@ def test_all_pairs(dtype: torch.dtype) -> None:
     """Rows and columns of a matrix that is made in tiles, and its gradient."""
     x, good = crowd(dtype)
     y = torch.full((70, 5), 0.1, dtype=dtype, requires_grad=True)
-    op = pairwise.PAIRWISE_DIST["poincare"]
+    op = pairwise.PAIRS["poincare"].dist
     c = torch.tensor(1.0, dtype=torch.float64)
     for evaluate in (op.operator, op.level.evaluate):
         assert_rows(evaluate(x, y.detach(), c), good)

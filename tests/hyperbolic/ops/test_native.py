@@ -17,7 +17,7 @@ from hyperbolic import pairwise
 from hyperbolic.ops import native
 from hyperbolic.testing import Sampler
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 LIBRARY = ROOT / "hyperbolic" / "_kernels.abi3.so"
 
 WORK = """

@@ -8,15 +8,15 @@ import numpy
 import pytest
 import torch
 from mpmath import mpf
-from simt.device import Device, devices
 from torch import Tensor
 
 from hyperbolic import pairwise
 from hyperbolic.testing import Sampler, oracle
 from hyperbolic.testing.contract import GRADIENT_RADIUS
 from hyperbolic.testing.errors import covector_norm
+from tests.csrc.simt.device import Device, devices
 
-REPAIR = pairwise._REPAIR
+REPAIR = {model: pairs.repair for model, pairs in pairwise.PAIRS.items()}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 MODELS = pytest.mark.parametrize("model", sorted(REPAIR))
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_rowwise import OPS
 from torch import Tensor
 
 from hyperbolic import pairwise
-from simt import build
+from tests.csrc.rowwise import OPS
+from tests.csrc.simt import build
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -20,7 +20,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU her
 def emulator() -> torch.library.Library:
     """Built and registered once, for as long as this is remembered."""
     levels = [level for op in OPS.values() for level in (op.level, op.level.derivative)]
-    repairs = [f"{model}_repair{which}" for model in pairwise.DIST for which in ("", "_backward")]
+    repairs = [f"{model}_repair{which}" for model in pairwise.PAIRS for which in ("", "_backward")]
     return build.register([*(level.name for level in levels), *repairs])
 
 
