@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
 from icl.evaluation import wilson_interval
 from icl.testbed.episodes import EpisodeLayout
-from icl.testbed.images import load_digits, pixel_values
+from icl.testbed.images import load_digits, load_pictures, pixel_values
 from icl.testbed.model import compute_logits, encode_images
-from icl.testbed.tasks import TASKS, load_split
+from icl.testbed.tasks import TASKS, make_rows
 from icl.testbed.vocabulary import WORDS
 
 Choice = Literal["class present", "nearest", "random", "class absent"]
@@ -55,9 +54,9 @@ def measure_scores(
     """Yield all scores of a model, ``SCORE_COUNT`` in number; ``seed`` is of demonstrations, words and tasks."""
     yield from measure_choices(model, processor, seed)
     for name in TASKS:
-        rows = load_split(name, "test", seed)
+        rows = list(make_rows(name, "test", seed, load_pictures("test")))
         for prompt in ("student", "teacher"):
-            yield TestbedScore(name, prompt, *answer_task(model, processor, rows, prompt))
+            yield TestbedScore(name, prompt, answer_task(model, processor, rows, prompt), len(rows))
 
 
 @torch.inference_mode()
@@ -148,13 +147,17 @@ def make_prompts(layout: EpisodeLayout, labels: Tensor, bos: int) -> Tensor:
 
 
 def answer_task(
-    model: Idefics2ForConditionalGeneration, processor: Idefics2Processor, rows: Dataset, prompt: str
-) -> tuple[int, int]:
-    """Return the right answers, and all, to "teacher" or "student" prompts of a task, generated from messages."""
-    right = total = 0
-    for batch in rows.iter(_TASK_BATCH):
+    model: Idefics2ForConditionalGeneration,
+    processor: Idefics2Processor,
+    rows: Sequence[Mapping[str, Any]],
+    prompt: str,
+) -> int:
+    """Return how many "teacher" or "student" prompts of a task are answered rightly, generated from their messages."""
+    right = 0
+    for start in range(0, len(rows), _TASK_BATCH):
+        batch = rows[start : start + _TASK_BATCH]
         inputs: Any = processor.apply_chat_template(
-            batch[prompt],
+            [row[prompt] for row in batch],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -164,6 +167,5 @@ def answer_task(
         generate: Any = model.generate  # annotated for one release of transformers and not for the next
         generated = generate(**inputs, max_new_tokens=1, do_sample=False)
         answers = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :])
-        right += sum(answer == wanted for answer, wanted in zip(answers, batch["answer"]))
-        total += len(answers)
-    return right, total
+        right += sum(answer == row["answer"] for answer, row in zip(answers, batch))
+    return right

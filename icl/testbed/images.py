@@ -66,6 +66,12 @@ def load_digits(name: str) -> DigitImages:
     return DigitImages(torch.from_numpy(shades), torch.from_numpy(labels[rows]))
 
 
+@cache
+def load_pictures(name: str) -> list[Image.Image]:
+    """Return the images of :func:`load_digits` in RGB, each the same object at every call."""
+    return [Image.fromarray(pixels.numpy()).convert("RGB") for pixels in load_digits(name).pixels]
+
+
 def pixel_values(pixels: Tensor) -> Tensor:
     """Return what the image processor makes of ``pixels`` (N, 8, 8): (N, 1, 3, 8, 8), one image a row, in [-1, 1]."""
     return (pixels / 127.5 - 1)[:, None, None].expand(-1, 1, 3, -1, -1)

@@ -13,13 +13,12 @@ from functools import cache, cached_property
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from icl.data import Example
 from icl.evaluation import greedy_config
 from icl.prompts import CollatedBatch, CollatedExamples, Collator, Role
-from icl.testbed.images import load_digits, pixel_values
+from icl.testbed.images import load_digits, load_pictures, pixel_values
 from icl.testbed.model import embed_tokens, encode_images, load
 from icl.testbed.tasks import SPLITS, make_rows
 from icl.training import TeacherStates
@@ -33,12 +32,7 @@ _CHUNK = 32
 @cache
 def load_examples(task: str, split: str, seed: int) -> list[Example]:
     """Return the examples of :func:`icl.testbed.tasks.load_split`, without a table between."""
-    return [Example.from_task(row) for row in make_rows(task, split, seed, _load_pictures(split))]
-
-
-@cache
-def _load_pictures(split: str) -> list[Image.Image]:
-    return [Image.fromarray(pixels.numpy()).convert("RGB") for pixels in load_digits(split).pixels]
+    return [Example.from_task(row) for row in make_rows(task, split, seed, load_pictures(split))]
 
 
 class EmbeddingCollator(Collator):
@@ -156,7 +150,6 @@ def _encode_pictures(model: Any) -> dict[int, Tensor]:
     """Return what the decoder sees of each image, by the id of the picture, of which there is one."""
     features: dict[int, Tensor] = {}
     for split in SPLITS:
-        features.update(
-            zip(map(id, _load_pictures(split)), encode_images(model, pixel_values(load_digits(split).pixels)))
-        )
+        pictures, encoded = load_pictures(split), encode_images(model, pixel_values(load_digits(split).pixels))
+        features |= zip(map(id, pictures), encoded)
     return features

@@ -30,7 +30,7 @@ from icl.losses.objective import Objective
 from icl.training.run_configuration import TrainingRun, read_yaml
 from icl.training.run_folder import read_run
 from icl.training.settings import DataSettings, TrainingSettings
-from tests.icl.cli.test_app import points, write_rows
+from tests.icl.commands import points, write_rows
 
 ODD: list[Any] = [
     None, True, 0, -1, 5, 2**70, 0.5, -0.5, math.nan, math.inf, "", "x", "nan", "5", [], [1], ["x"], [None], {},
