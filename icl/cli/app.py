@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from icl.cli import adapters, bank, lift, testbed
+from icl.cli.config import config
 from icl.cli.demo import demo
 from icl.cli.evaluate import evaluate
 from icl.cli.selection import select
@@ -26,4 +27,5 @@ app.command(
 )(train)
 app.command("eval", epilog="Example: icl eval --data testbed:options --adapter adapter --shots 0 --shots 4")(evaluate)
 app.add_typer(adapters.app, name="adapters")
+app.command(epilog="Example: icl config --schema")(config)
 app.command(epilog="Example: icl demo --quick --out out/demo")(demo)

@@ -106,8 +106,9 @@ def schema(kind: Any) -> dict[str, Any]:
 def _nested(kind: Any) -> Iterator[Any]:
     """Yield a class of settings, and those of its fields."""
     yield kind
-    for hint in get_type_hints(kind).values():
-        if (part := _settings_of(hint)) is not None:
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if (part := _settings_of(hints[field.name])) is not None:
             yield from _nested(part)
 
 

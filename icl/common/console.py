@@ -69,6 +69,7 @@ class _LineHandler(logging.Handler):
     """What the packages log of themselves (:mod:`icl.common.hub` asking the network), on stderr as it comes."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
         say(record.getMessage())
 
 
