@@ -20,6 +20,7 @@ from fuzz import tensors
 from fuzz.comparison import Reference, compare, finite, flat, outcome
 from fuzz.isolation import Fault
 from hyperbolic import lorentz, manifolds, models, pairwise, poincare
+from hyperbolic.ops.all_pairs import AllPairs
 from hyperbolic.ops.dispatch import Op
 
 MODES = ("plain", "plain", "gradient", "no_grad", "inference", "vmap", "jvp", "checks")
@@ -64,11 +65,20 @@ def _method(kind: Any, function: Any) -> Callable[..., Any]:
 
 
 @cache
+def formulas() -> list[Op]:
+    """Return the operators that are formulas: those of the documented functions, and those that stand beside them."""
+    found = []
+    for module in _MODULES:
+        for each in vars(module).values():
+            operators = (each.row_dist, each.dist) if isinstance(each, AllPairs) else (getattr(each, "op", each),)
+            found += [op for op in operators if isinstance(op, Op)]
+    return found
+
+
+@cache
 def ranks() -> dict[str, Mapping[str, tuple[str, ...]]]:
     """The trailing dimensions of the arguments of every function that is one operator."""
-    operators = [a for module in _MODULES for a in vars(module).values()]
-    operators += [a for each in operators if isinstance(each, dict) for a in each.values()]
-    return {op.title: dict(zip(op.names, op.ranks)) for op in operators if isinstance(op, Op)}
+    return {op.title: dict(zip(op.names, op.ranks)) for op in formulas()}
 
 
 def prepare(recipe: Any = None) -> None:

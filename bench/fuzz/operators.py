@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fuzz import functions, tensors
 from fuzz.comparison import Reference, compare, finite, outcome
 from fuzz.isolation import Fault
-from hyperbolic.ops.dispatch import Level, Op
+from hyperbolic.ops.dispatch import Level
 
 ALLOWED = (ValueError, TypeError, IndexError, RuntimeError)
 # Of operators that are no formula on rows, by the names of their schemas.
@@ -43,11 +43,8 @@ def _levels() -> dict[str, Level]:
             found[level.name] = level
             level = level._derivative
 
-    for module in functions._MODULES:
-        for each in vars(module).values():
-            for op in each.values() if isinstance(each, dict) else [each]:
-                if isinstance(op, Op):
-                    add(op.level)
+    for op in functions.formulas():
+        add(op.level)
     return found
 
 
