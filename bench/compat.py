@@ -18,10 +18,10 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import lock
 import torch
@@ -163,12 +163,13 @@ def extras(requirement: Requirement) -> str:
 
 def locked() -> dict[str, str]:
     """What constraints.txt says for this machine."""
-    found = {}
+    found: dict[str, str] = {}
+    machine = {name: str(value) for name, value in default_environment().items()}
     for line in lock.LOCK.read_text().splitlines():
         if line.startswith("#"):
             continue
         requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate(default_environment()):
+        if requirement.marker is None or requirement.marker.evaluate(machine):
             found[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
     return found
 
@@ -181,7 +182,9 @@ def rows_of(name: str, versions: Mapping[str, str], ranges: Iterable[str], found
         tests = " ".join(Path(file).stem for file in files) or "all"
         parts = [found.get(file, Counts(0, 1, 0)) for file in files] or list(found.values())
         python = "{}.{}.{}".format(*sys.version_info)
-        return Row(package, version, others, tests, *astuple(total(parts)), python, torch.__version__)
+        counts = total(parts)
+        figures = counts.passed, counts.failed, counts.skipped
+        return Row(package, version, others, tests, *figures, python, torch.__version__)
 
     if name in (FLOORS, NEWEST):
         rows = [row(package, versions[package], name) for package in ranges if package in versions]
@@ -210,7 +213,8 @@ def try_out(name: str, environments: Environments, tests: Sequence[str], quick: 
         raise
     counted = total(found.values()) if found else Counts(0, 1, 0)
     if quick or tests or not found:
-        rows = [Row(ALL if name in (FLOORS, NEWEST) else package, "", name, "", *astuple(counted), "", "")]
+        figures = counted.passed, counted.failed, counted.skipped
+        rows = [Row(ALL if name in (FLOORS, NEWEST) else package, "", name, "", *figures, "", "")]
     else:
         rows = rows_of(name, versions, ranges, found)
         (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
@@ -229,7 +233,8 @@ def read(path: Path) -> list[Row]:
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
     numbers = ("passed", "failed", "skipped")
-    return [Row(**{name: int(value) if name in numbers else value for name, value in row.items()}) for row in table]
+    columns: list[dict[str, Any]] = [{**row, **{name: int(row[name]) for name in numbers}} for row in table]
+    return [Row(**row) for row in columns]
 
 
 def write(rows: Sequence[Row], out: Path) -> None:

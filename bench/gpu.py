@@ -68,7 +68,8 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
             products = 3 if backward else 1  # backward: one more for each side
             n, dim = sizes.pairs
             make = partial(pairs, model, n, dim, backward)
-            ours, formula = partial(pairwise_dist, model=model), peers.matmul_acosh(model)
+            ours: Callable[..., Any] = partial(pairwise_dist, model=model)
+            formula: Callable[..., Any] = peers.matmul_acosh(model)
             distances = group("pairwise_dist", model, passes, shape(n, n, dim), make, ours, formula)
             yield Job(distances, 2.0 * products * n * n * dim)
             n, dim = sizes.loss

@@ -51,7 +51,7 @@ def turn(model: Any, tokens: torch.Tensor, steps: int) -> tuple[float, float]:
     """Seconds of the prompt, and the median of those of each further token, all of which see the same cache."""
     start = perf_counter()
     cache: Any = internals.cache_in(internals.outputs_of(model(input_ids=tokens, use_cache=True, logits_to_keep=1)))
-    parameters = internals.parameters_of(internals.forward_of(type(model)))
+    parameters = internals.parameters_of(internals.forward_of(model.__class__))
     handed = {next(name for name in internals.CACHES if name in parameters): cache}
     prefill = perf_counter() - start
     taken = []

@@ -60,7 +60,17 @@ def resolved(uv: Path, torch: str, folder: Path) -> list[str]:
     others, constraint = folder / "others.txt", folder / "torch.txt"
     others.write_text("setuptools\n")  # builds the extension
     constraint.write_text(f"{torch}\n")
-    compiled = ["pip", "compile", ROOT / "pyproject.toml", others, *EXTRAS, "-c", constraint, "--universal", "-q"]
+    compiled: list[str | Path] = [
+        "pip",
+        "compile",
+        ROOT / "pyproject.toml",
+        others,
+        *EXTRAS,
+        "-c",
+        constraint,
+        "--universal",
+        "-q",
+    ]
     how = ["--python-version", PYTHONS[0], "--prerelease", "disallow", "--no-header", "--annotation-style", "line"]
     done = subprocess.run([uv, *compiled, *how, "--no-config"], check=True, stdout=subprocess.PIPE, text=True)
     return [re.sub(r" \([^)]*\)", "", line) for line in done.stdout.splitlines()]
@@ -86,8 +96,17 @@ def name_of(pin: str) -> str:
 
 def check(uv: Path, torch: str, python: str, folder: Path) -> bool:
     """Whether there is a wheel of each package for that Python on this kind of machine, all of them going together."""
-    install = [uv, "pip", "install", "--dry-run", "--target", folder / "nothing", "--python-version", python]
-    what = ["-c", LOCK, "-r", ROOT / "pyproject.toml", *EXTRAS, "setuptools", torch]
+    install: list[str | Path] = [
+        uv,
+        "pip",
+        "install",
+        "--dry-run",
+        "--target",
+        folder / "nothing",
+        "--python-version",
+        python,
+    ]
+    what: list[str | Path] = ["-c", LOCK, "-r", ROOT / "pyproject.toml", *EXTRAS, "setuptools", torch]
     wheels = ["--only-binary", ":all:", "--no-config"]
     done = subprocess.run([*install, *wheels, *what], capture_output=True, text=True)
     if done.returncode:

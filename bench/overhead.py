@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from harness import peers
 from harness.measure import FORWARD, OURS, WAYS, Group, Implementation
@@ -21,7 +22,7 @@ def arguments(model: str, name: str, sizes: tuple[int, int], gradients: bool) ->
     return [a.requires_grad_(gradients) for a in inputs(model, name, *sizes, backward=False)]
 
 
-def leaves(prepare: Callable[..., list[Tensor]], *args: Tensor) -> list[Tensor]:
+def leaves(prepare: Callable[..., Sequence[Any]], *args: Tensor) -> list[Tensor]:
     """Return the arguments prepared, as leaves of a new graph."""
     return [a.detach().requires_grad_(args[0].requires_grad) for a in prepare(*args)]
 

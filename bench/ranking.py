@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -111,7 +111,8 @@ def linear_head(embeddings: Tensor, pairs: Tensor, groups: Tensor, epochs: int, 
     head = nn.Linear(embeddings.shape[1], DIM, bias=False)
     nn.init.orthogonal_(head.weight, gain=sqrt(embeddings.shape[1] / DIM), generator=generator)
     log_temperature = nn.Parameter(torch.tensor(0.1).log())
-    decayed, free = {"params": head.parameters()}, {"params": [log_temperature], "weight_decay": 0.0}
+    decayed: dict[str, Any] = {"params": head.parameters()}
+    free: dict[str, Any] = {"params": [log_temperature], "weight_decay": 0.0}
     optimizer = torch.optim.AdamW([decayed, free], lr=3e-3)
     for _ in range(epochs):
         for batch in disjoint_batches(pairs, groups, 512, generator):

@@ -86,12 +86,17 @@ def space(library: str, model: str, dtype: torch.dtype) -> Space:
     if library == OURS:
         if model == "lorentz":
             return Space(manifolds.Lorentz(), lorentz.expmap0, lorentz.pairwise_dist, torch.clone)
-        exp = lambda v: poincare.expmap0(v / 2)  # noqa: E731
-        return Space(manifolds.PoincareBall(), exp, poincare.pairwise_dist, models.poincare_to_lorentz)
+        return Space(
+            manifolds.PoincareBall(),
+            lambda v: poincare.expmap0(v / 2),
+            poincare.pairwise_dist,
+            models.poincare_to_lorentz,
+        )
     one = torch.ones((), dtype=dtype)
     if model == "lorentz":
         peer: Any = geoopt.Lorentz(one)
-        exp, to_lorentz = lambda v: peer.expmap0(pad(v, (1, 0))), lorentz.from_ambient
+        exp: Any = lambda v: peer.expmap0(pad(v, (1, 0)))  # noqa: E731
+        to_lorentz: Any = lorentz.from_ambient
     else:
         peer = geoopt.PoincareBall(one)
         exp, to_lorentz = lambda v: peer.expmap0(v / 2), models.poincare_to_lorentz
@@ -109,7 +114,9 @@ class Setup(NamedTuple):
 
 # In float64 the tangents alone, which are the faster to learn.
 KINDS = (("tangents", "float32"), ("tangents", "float64"), ("points", "float32"))
-SETUPS = [Setup(*s, *kind) for *s, kind in product((OURS, PEER), ("lorentz", "poincare"), KINDS)]
+SETUPS = [
+    Setup(library, model, *kind) for library, model, kind in product((OURS, PEER), ("lorentz", "poincare"), KINDS)
+]
 
 
 @dataclass(frozen=True)
@@ -258,7 +265,8 @@ def quickest(looks: Sequence[Look], timed: Sequence[Look], library: str) -> tupl
     setups = [s for s in SETUPS if s.library == library]
     learned = [s for s in setups if mean(look.map for look in ends[s]) >= WANTED] or setups
     best = min(learned, key=lambda s: mean(look.epoch_seconds for look in ends[s]))
-    return best, *(mean(look.epoch_seconds for look in of[best]) for of in (ends, everyone))
+    own, full = (mean(look.epoch_seconds for look in of[best]) for of in (ends, everyone))
+    return best, own, full
 
 
 def verdict(looks: Sequence[Look], timed: Sequence[Look]) -> str:

@@ -59,7 +59,7 @@ _SLOW = ("demo", "testbed pretrain", "testbed eval")
 @cache
 def commands() -> dict[str, Any]:
     """Every command of the tree, by its words."""
-    from icl.cli.app import app as cli
+    from icl.cli.app import app
 
     found: dict[str, Any] = {}
 
@@ -70,7 +70,7 @@ def commands() -> dict[str, Any]:
         for name, child in (children or {}).items():
             walk(child, (*words, name))
 
-    walk(typer.main.get_command(cli.app), ())
+    walk(typer.main.get_command(app), ())
     return found
 
 
@@ -144,13 +144,13 @@ def _named(argv: list[str]) -> set[str]:
 
 
 def _run(argv: list[str]) -> int:
-    from icl.cli.app import app as cli
+    from icl.cli.app import app
 
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.alarm(PATIENCE)
     try:
         sys.argv = ["icl", *argv]
-        cli.app(prog_name="icl")
+        app(prog_name="icl")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

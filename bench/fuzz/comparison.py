@@ -34,7 +34,9 @@ def outcome(call: Callable[[], Any], allowed: Sequence[type[Exception]]) -> list
     try:
         with only(*allowed, RuntimeError, MemoryError):
             return flat(call())
-    except (*allowed, RuntimeError, MemoryError) as error:
+    except Exception as error:
+        if isinstance(error, Fault):
+            raise
         starved = isinstance(error, RuntimeError | MemoryError) and any(w in str(error).lower() for w in _MEMORY)
         if starved or isinstance(error, tuple(allowed)):
             return error

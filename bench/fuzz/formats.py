@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from hypothesis import strategies as st
 from PIL import Image
 

@@ -30,7 +30,7 @@ _MODULES = (lorentz, poincare, models, pairwise)
 # What geoopt's classes have beside geometry.
 _NO_GEOMETRY = {"origin", "random", "extra_repr", "forward"}
 _NUMBERS = (1.0, 0.5, 1, 2.0, 0.01, 100.0, 0.0, -1.0, math.nan, math.inf, -math.inf, 1e-40, 1e40, 1e300, 5e-324, 2**70)
-_FOREIGN = (None, True, "1.0", [1.0], {})
+_FOREIGN: tuple[Any, ...] = (None, True, "1.0", [1.0], {})
 
 
 @cache
@@ -208,7 +208,11 @@ def _called(function: Callable[..., Any], mode: str, given: Mapping[str, Any]) -
         if not results or not leaves:
             return results
         return [*results, *torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)]
-    context = {"no_grad": torch.no_grad, "inference": torch.inference_mode, "checks": hyperbolic.checks}
+    context: dict[str, Callable[[], Any]] = {
+        "no_grad": torch.no_grad,
+        "inference": torch.inference_mode,
+        "checks": hyperbolic.checks,
+    }
     with context.get(mode, torch.enable_grad)():
         return _use(function, given)
 

@@ -52,9 +52,9 @@ def only(*allowed: type[BaseException]) -> Iterator[None]:
     """Let pass the exceptions that are promised for bad input; any other is a fault."""
     try:
         yield
-    except (Fault, KeyboardInterrupt, *allowed):
-        raise
     except BaseException as error:
+        if isinstance(error, (Fault, KeyboardInterrupt, *allowed)):
+            raise
         raise unexpected(error) from error
 
 

@@ -36,7 +36,7 @@ def _offset(x: Tensor) -> Tensor:
 
 
 def _negative(x: Tensor) -> Tensor:
-    return torch._neg_view(-x)  # type: ignore[attr-defined]
+    return torch._neg_view(-x)
 
 
 def _imaginary(x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def values() -> st.SearchStrategy[list[float]]:
 @st.composite
 def tensors(draw: st.DrawFn, shape: Sequence[int], dtypes: Sequence[str] = FLOATS, inside: bool = False) -> Recipe:
     """A recipe for a tensor of this shape; ``inside`` for points that mostly are to be in the unit ball."""
-    recipe = {"shape": list(shape), "dtype": draw(st.sampled_from(dtypes)), "values": draw(values())}
+    recipe: dict[str, Any] = {"shape": list(shape), "dtype": draw(st.sampled_from(dtypes)), "values": draw(values())}
     if (layout := draw(st.sampled_from(tuple(LAYOUTS)))) != "contiguous":
         recipe["layout"] = layout
     if inside and draw(st.integers(0, 9)):
@@ -129,7 +129,7 @@ def is_countable(recipe: Any) -> bool:
 
 def writable(a: Tensor) -> Tensor:
     """The same without elements that share memory, which forward derivatives of torch do not take."""
-    return a.contiguous() if torch._debug_has_internal_overlap(a) else a  # type: ignore[attr-defined]
+    return a.contiguous() if torch._debug_has_internal_overlap(a) else a
 
 
 def clone(a: Any) -> Any:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from filelock import FileLock
 from PIL import Image
 
@@ -46,7 +46,7 @@ def workspace(*wanted: str) -> Path:
             _draft().rename(folder)
         for name in wanted:
             if name in MADE and not (folder / name).exists():
-                isolated(lambda n=name: MADE[n](folder, _draft()), 600)
+                isolated(partial(MADE[name], folder, _draft()), 600)
                 _draft().rename(folder / name)
     return folder
 

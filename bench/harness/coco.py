@@ -72,14 +72,16 @@ def splits(task: str, source: Path, images: Path) -> dict[str, Rows]:
         made = {part: captions(source, images, names) for part, names in parts.items()}
         made["dev"] = drawn(made["dev"], HELD_OUT)
     else:
-        files = {part: [source / name.format(part=part) for name in QUESTIONS[task]] for part in ("train", "val")}
-        train = vqa(*files["train"], images)
+        questions, annotations = (
+            {part: source / name.format(part=part) for part in ("train", "val")} for name in QUESTIONS[task]
+        )
+        train = vqa(questions["train"], annotations["train"], images)
         names = sorted({row["image"] for row in train})
         held = set(random.Random(0).sample(names, min(HELD_OUT, len(names) // 10)))
         made = {
             "train": [row for row in train if row["image"] not in held],
             "dev": [row for row in train if row["image"] in held],
-            "test": vqa(*files["val"], images),
+            "test": vqa(questions["val"], annotations["val"], images),
         }
     for part, rows in made.items():
         if not rows:

@@ -84,7 +84,7 @@ class Environments:
     def __init__(self, folder: Path):
         self.folder = folder
         self.uv = lock.installed_uv(ROOT / "out" / "lock")
-        self.base = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions()}
+        self.base: dict[str, str] = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions()}
         self.environment = {**os.environ, "UV_CACHE_DIR": str(folder / "cache"), "UV_NO_CONFIG": "1"}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "overrides.txt").write_text(NO_TORCH)
@@ -105,7 +105,7 @@ class Environments:
             "--no-annotate",
             "--no-strip-extras",
         ]
-        files = [wanted, "-o", pins, "--override", self.folder / "overrides.txt"]
+        files: list[str | Path] = [wanted, "-o", pins, "--override", self.folder / "overrides.txt"]
         done = self._run("pip", "compile", "-q", *files, *how)
         if done.returncode:
             raise UnresolvableError(done.stderr.strip())
@@ -133,11 +133,19 @@ class Environments:
         changed = {name: version for name, version in versions.items() if self.base.get(name) != version}
         if changed:
             pins = [f"{name}=={version}" for name, version in changed.items()]
-            install = ["--python", python, "--no-deps", "--only-binary", ":all:", "--link-mode", "hardlink"]
+            install: list[str | Path] = [
+                "--python",
+                python,
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--link-mode",
+                "hardlink",
+            ]
             done = self._run("pip", "install", "-q", *install, *pins)
             if done.returncode:
                 raise UnresolvableError(done.stderr.strip())
-        probe = [python, "-c", PROBE]
+        probe: list[str | Path] = [python, "-c", PROBE]
         done = subprocess.run(probe, input=json.dumps(list(versions)), capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{name}: {done.stderr}")
@@ -158,15 +166,26 @@ def run_tests(python: Path, tests: Sequence[str], folder: Path, progress: Callab
     """
     report, log = folder / "tests.xml", folder / "log.txt"
     report.unlink(missing_ok=True)
-    command = [python, "-u", "-m", "pytest", "-n", str(os.cpu_count()), "-p", "no:cacheprovider", *tests]
+    command: list[str | Path] = [
+        python,
+        "-u",
+        "-m",
+        "pytest",
+        "-n",
+        str(os.cpu_count()),
+        "-p",
+        "no:cacheprovider",
+        *tests,
+    ]
     command += [f"--junit-xml={report}", "-o", "junit_family=xunit1"]
     # for the runs of pytest inside tests too
     deprecated = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
     environment = {**os.environ, "PYTEST_ADDOPTS": " ".join(f"-W ignore::{warning}" for warning in deprecated)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with (
         log.open("w", buffering=1) as file,
-        subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:

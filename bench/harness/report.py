@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from math import exp, isnan, log
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -84,12 +85,12 @@ def machines(rows: Sequence[Row]) -> Iterable[str]:
     """One line for each environment; a partial run may have been on another than the rest."""
     seen: dict[str, list[str]] = {}
     for row in rows:
-        told = (f"{name} {row[name]}" for name in ENVIRONMENT if row[name] and name != "sizes")
-        ops = seen.setdefault(", ".join(told), [])
+        machine = ", ".join(f"{name} {row[name]}" for name in ENVIRONMENT if row[name] and name != "sizes")
+        ops = seen.setdefault(machine, [])
         if row["op"] not in ops:
             ops.append(row["op"])
-    for told, ops in seen.items():
-        yield told + "." if len(seen) == 1 else f"* {', '.join(ops)}: {told}."
+    for machine, ops in seen.items():
+        yield machine + "." if len(seen) == 1 else f"* {', '.join(ops)}: {machine}."
     if sizes_of(rows) is QUICK:
         yield from ("", "**Small sizes: these figures only show that everything runs.**")
 
@@ -173,5 +174,5 @@ def name_curves(axis: Axes, curves: dict[str, list[tuple[int, float]]]) -> None:
     for x, y, name in sorted(ends, key=lambda end: (end[0], end[1])):
         y = max(y, at.get(x, y) + 0.055 * (high - low)) if x in at else y
         at[x] = y
-        text = {"xytext": (8, 0), "textcoords": "offset points", "color": COLORS[name], "fontsize": 9}
+        text: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "color": COLORS[name], "fontsize": 9}
         axis.annotate(name, (x, exp(y)), va="center", **text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Target(NamedTuple):
 
     text: str
     bound: float
-    where: dict[str, str | tuple[str, ...]]
+    where: Mapping[str, str | tuple[str, ...]]
     figure: str = "ratio"
 
     @property

@@ -15,7 +15,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+COMPILER = shutil.which(os.environ.get("CXX", "g++")) or ""
 NAMESPACE = "hyperbolic_simt"
 FLAGS = [
     "-std=c++17",

@@ -40,7 +40,7 @@ class Device:
 
     def __call__(self, operator: str, *args: Any) -> Any:
         if self.name == "simt":
-            if build.COMPILER is None:
+            if not build.COMPILER:
                 pytest.skip("no C++ compiler here")
             emulator()
             return getattr(torch.ops.hyperbolic_simt, operator).default(*args)
