@@ -15,10 +15,10 @@ from icl.evaluation.metrics.scoring import MetricScore
 
 # More than any count or time that was measured; sums of these are finite.
 _LARGEST = 1e15
-Count = Annotated[int, Strict(), Field(ge=-_LARGEST, le=_LARGEST)]
-Time = Annotated[float, Strict(), Field(ge=-_LARGEST, le=_LARGEST)]
+_Count = Annotated[int, Strict(), Field(ge=-_LARGEST, le=_LARGEST)]
+_Time = Annotated[float, Strict(), Field(ge=-_LARGEST, le=_LARGEST)]
 # Distances of an adapter that diverged are not finite.
-Distance = Annotated[float, Strict()]
+_Distance = Annotated[float, Strict()]
 RowKey: TypeAlias = tuple[str, str, str, str, int, str | None]
 MeasurementKey: TypeAlias = tuple[RowKey, int, str, str]
 _AS_WRITTEN = ConfigDict(extra="forbid")
@@ -39,29 +39,15 @@ class Cost:
         peak_bytes: the most that torch had allocated, the model included; ``None`` but on CUDA.
     """
 
-    tokens: Count
-    prefill_ms: Time
-    decode_ms: Time
-    zero_prefill_ms: Time
-    zero_decode_ms: Time
-    prefill_flops: Count
-    decode_flops: Count
-    cache_bytes: Count
-    peak_bytes: Count | None
-
-    @property
-    def prefill_ratio(self) -> float | None:
-        """The multiple of zero-shot's time; ``None`` where a loaded machine swallowed a difference of times."""
-        return _divide_times(self.prefill_ms, self.zero_prefill_ms)
-
-    @property
-    def decode_ratio(self) -> float | None:
-        """The multiple of zero-shot's time for each further token; ``None`` as of :attr:`prefill_ratio`."""
-        return _divide_times(self.decode_ms, self.zero_decode_ms)
-
-
-def _divide_times(own: float, zero_shot: float) -> float | None:
-    return own / zero_shot if own > 0 and zero_shot > 0 else None
+    tokens: _Count
+    prefill_ms: _Time
+    decode_ms: _Time
+    zero_prefill_ms: _Time
+    zero_decode_ms: _Time
+    prefill_flops: _Count
+    decode_flops: _Count
+    cache_bytes: _Count
+    peak_bytes: _Count | None
 
 
 @dataclass(frozen=True, config=_AS_WRITTEN)
@@ -73,9 +59,9 @@ class Distances:
     ``prompts`` is the digest of the prompts that were compared.
     """
 
-    geodesic: Distance
-    l2: Distance
-    attention: Distance
+    geodesic: _Distance
+    l2: _Distance
+    attention: _Distance
     prompts: str
 
 
@@ -97,17 +83,17 @@ class Measurement:
     base: str
     task: str
     method: str
-    shots: Count
+    shots: _Count
     strategy: str | None
-    seed: Count
+    seed: _Count
     test: str
     choice: str
     settings: Mapping[str, str]
     ids: tuple[str, ...]
     answers: tuple[str, ...]
     scores: Mapping[str, MetricScore]
-    parameters: Count
-    train_seconds: Time | None
+    parameters: _Count
+    train_seconds: _Time | None
     note: str | None
     cost: Cost
     distances: Distances | None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from statistics import fmean, median
 from typing import Any, TypeAlias
 
-from icl.evaluation.measurement import Measurement, RowKey
+from icl.evaluation.measurement import Cost, Measurement, RowKey
 from icl.evaluation.metrics.intervals import mean_interval
 
 ZERO_SHOT, K_SHOT = "zero-shot", "k-shot"
@@ -123,13 +123,19 @@ def _add_times(table: Sequence[tuple[ResultRow, Sequence[Measurement]]]) -> None
     for kind in ("prefill", "decode"):
         zero_ms = median(getattr(cost, f"zero_{kind}_ms") for cost in costs)
         for row, measurements in table:
-            ratio = _mean_of_known(getattr(m.cost, f"{kind}_ratio") for m in measurements)
+            ratio = _mean_of_known(_divide_times(m.cost, kind) for m in measurements)
             row[f"{kind}_of_zero_shot"] = ratio
             row[f"{kind}_ms"] = None if ratio is None else ratio * zero_ms
         k_shot = most and most[f"{kind}_of_zero_shot"]
         for row, _ in table:
             ratio = row[f"{kind}_of_zero_shot"]
             row[f"{kind}_of_k_shot"] = ratio / k_shot if ratio and k_shot else None
+
+
+def _divide_times(cost: Cost, kind: str) -> float | None:
+    """Return the multiple of zero-shot's time; ``None`` where a loaded machine swallowed a difference of times."""
+    own, zero_shot = getattr(cost, f"{kind}_ms"), getattr(cost, f"zero_{kind}_ms")
+    return own / zero_shot if own > 0 and zero_shot > 0 else None
 
 
 def _mean_of_known(values: Iterator[float | None]) -> float | None:

@@ -84,10 +84,10 @@ def check_references(
         least = _LEAST.get(metric, 1)
         few = [(name, count) for name, count in rows if count < least]
         if few:
-            wanted = f"{least} answers or more" if least > 1 else "an answer"
+            needed = f"{least} answers or more" if least > 1 else "an answer"
             first, count = few[0]
             hint = "; exact takes one" if count else unanswered
             raise ValueError(
-                f"metric {metric} compares with {wanted}, and {len(few)} of {len(rows)} rows have fewer: "
+                f"metric {metric} compares with {needed}, and {len(few)} of {len(rows)} rows have fewer: "
                 f"{first} has {count}{hint}"
             )

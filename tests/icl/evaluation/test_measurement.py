@@ -1,4 +1,4 @@
-"""What a file of results may hold, and ratios of times."""
+"""What a file of results may hold."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from icl.evaluation.measurement import Cost
 from icl.evaluation.results import Results
 from tests.icl.measurements import make_measurement
 
@@ -30,11 +29,3 @@ def test_measurement_of_foreign_types_is_refused(field: str, value: Any, tmp_pat
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"results\.json cannot be read"):
         Results(file)
-
-
-def test_times_that_load_has_swallowed_are_unknown() -> None:
-    results = Results()
-    results.add(make_measurement("zero-shot", 0, 0.0))
-    swallowed = Cost(10, 2.0, -0.5, 2.0, 1.0, 1, 1, 1, None)
-    results.add(make_measurement("adapter", 0, 0.0, cost=swallowed))
-    assert [row["decode_of_zero_shot"] for row in results.rows()] == [1, None]

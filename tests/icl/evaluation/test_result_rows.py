@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icl.evaluation.measurement import Distances
+from icl.evaluation.measurement import Cost, Distances
 from icl.evaluation.metrics.scoring import MetricScore
 from icl.evaluation.result_tables import markdown_tables
 from icl.evaluation.results import Results
@@ -111,3 +111,11 @@ def test_metric_that_only_some_seeds_have_is_no_mean() -> None:
     results.add(make_measurement("a", 1, 0.0, scores={"vqa": MetricScore(0.5, (0.5,))}))
     (row,) = results.rows()
     assert (row["exact"], row["vqa"], row["seeds"]) == (None, 0.5, 1)
+
+
+def test_times_that_load_has_swallowed_are_unknown() -> None:
+    results = Results()
+    results.add(make_measurement("zero-shot", 0, 0.0))
+    swallowed = Cost(10, 2.0, -0.5, 2.0, 1.0, 1, 1, 1, None)
+    results.add(make_measurement("adapter", 0, 0.0, cost=swallowed))
+    assert [row["decode_of_zero_shot"] for row in results.rows()] == [1, None]
