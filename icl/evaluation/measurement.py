@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from icl.evaluation.metrics.scoring import MetricScore
 
 # More than any count or time that was measured; sums of these are finite.
-_LARGEST = 1e15
+_LARGEST = 1e18
 _Count = Annotated[int, Strict(), Field(ge=-_LARGEST, le=_LARGEST)]
 _Time = Annotated[float, Strict(), Field(ge=-_LARGEST, le=_LARGEST)]
 # Distances of an adapter that diverged are not finite.
