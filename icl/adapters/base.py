@@ -29,9 +29,9 @@ class AdapterLayer(nn.Module, AttentionPrimitives):
     """The part of an adapter at one layer of the decoder: the identity, until a method overrides something."""
 
     sees_rotation = False
-    """Whether the layer looks at queries or keys by themselves, and so sees the positions that they were rotated by."""
+    """True for a layer that looks at queries or keys by themselves, and so sees the positions they were rotated by."""
     needs_end = False
-    """Whether the layer acts at the end of the prompt alone, so that a pass must know where that is."""
+    """True for a layer that acts at the end of the prompt alone, so that a pass must know where that is."""
     hook_points: frozenset[HookPoint] = frozenset()
     """The places that the layer hooks itself, and that every pass which uses it has to reach."""
 
@@ -83,10 +83,10 @@ class AdapterConfig:
     layer_type: ClassVar[type]
     """A subclass of :class:`AdapterLayer`, made of the configuration and the shape of a layer."""
     needs_attention: ClassVar[bool] = True
-    """Whether the method changes attention, and not what a layer puts out."""
+    """True for a method that changes attention, and not what a layer puts out."""
     objective: ClassVar[Objective] = Objective()
     fitted: ClassVar[bool] = False
-    """Whether it is read off the base (:func:`icl.adapters.fit`), and not trained."""
+    """True for a method that is read off the base (:func:`icl.adapters.fit`), and not trained."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

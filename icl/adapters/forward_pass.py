@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 AdapterNames = tuple[str, ...]
 HookPoint = tuple[str, int]
-"""What has to be reached in every pass: ("layer", index), ("attention", index), or a method's own."""
+"""A place that every pass has to reach: ("layer", index), ("attention", index), or a method's own."""
 
 
 class PassInputs(NamedTuple):
@@ -42,9 +42,9 @@ class PromptLayout:
     padding: Tensor | None = None
     """(B,), tokens of padding on the left; ``None`` for none."""
     masked: bool = False
-    """Whether ends and padding are known; else the masks of passes tell them."""
+    """True where ends and padding are final; else the masks of passes say where they are."""
     counts_padding: bool | None = None
-    """Whether the positions that a single row came with count its padding, once its first pass has shown."""
+    """True where the positions that a single row came with count its padding; ``None`` before its first pass."""
 
     @staticmethod
     def from_mask(length: int, mask: Tensor | None) -> PromptLayout:
@@ -67,14 +67,14 @@ class ForwardPass:
 
     Without a name it acts for all requests."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """What methods were told for these prompts."""
+    """Values that methods were given for these prompts, by :attr:`Adapter.key`."""
     record: ActivationRecord | None = None
     batch: int = 0
     """Rows of this pass."""
     past: int = 0
     """Tokens in the cache before this pass."""
     cached: bool = False
-    """Whether a cache came with the call."""
+    """True if a cache came with the call."""
     end: Tensor | None = None
     """(B,): the position in this pass of the last token of the prompt, the one that the first token of the answer is
     read from. Outside the pass where it does not reach it; ``None`` if no prompt does."""
@@ -83,7 +83,7 @@ class ForwardPass:
     length: int = 0
     """Tokens of the prompt, those in the cache included; 0 where it does not end in this pass."""
     acted: bool = False
-    """Whether something was changed at the end of the prompt alone."""
+    """True once something was changed at the end of the prompt alone."""
     reached: set[HookPoint] = field(default_factory=set)
     _rows: dict[tuple[str, int, torch.device], Tensor] = field(default_factory=dict)
 

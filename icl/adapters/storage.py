@@ -30,7 +30,7 @@ def save_adapter(folder: Path, parts: Sequence[Adapter], decoder: Decoder, base_
     ``OSError`` if they cannot be written; an adapter that was there before is left then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().contiguous().cpu() for key, value in _state(parts).items()}
+    tensors = {key: value.detach().contiguous().cpu() for key, value in _collect_state(parts).items()}
     try:
         with replacing(folder / WEIGHTS_FILE) as draft:
             save_file(tensors, draft, metadata={"format": "pt"})
@@ -101,7 +101,7 @@ def count_parameters(folder: Path) -> int:
 
 def restore_adapter(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder: Path) -> None:
     """Load the weights into the methods. ``ValueError`` if names or shapes are not those of the configuration."""
-    expected = _state(parts)
+    expected = _collect_state(parts)
     if wrong := sorted(set(expected) ^ set(tensors)):
         raise ValueError(f"from_pretrained: weights of {folder} do not match their configuration, first {wrong[0]}")
     for key, value in expected.items():
@@ -115,5 +115,5 @@ def restore_adapter(parts: Sequence[Adapter], tensors: dict[str, Tensor], folder
         part.load_state_dict({key.partition(".")[2]: v for key, v in tensors.items() if key.startswith(f"{i}.")})
 
 
-def _state(parts: Sequence[Adapter]) -> dict[str, Tensor]:
+def _collect_state(parts: Sequence[Adapter]) -> dict[str, Tensor]:
     return {f"{i}.{key}": value for i, part in enumerate(parts) for key, value in part.state_dict().items()}

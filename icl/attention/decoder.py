@@ -36,7 +36,7 @@ class DecoderLayer:
     attention: nn.Module | None
     """Softmax attention among the tokens of the prompt; ``None`` in layers that have another kind, or none."""
     shape: LayerShape
-    """Of the attention, or of that in other layers where this one has none."""
+    """The shape of the attention, or of that in other layers where this one has none."""
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +105,9 @@ def _sample(parameter: Tensor) -> list[float]:
 def _find_layers(decoder: nn.Module, name: str) -> list[DecoderLayer]:
     """Return all of the one list of layers whose members have self-attention, also those that have none."""
     stacks = [stack for stack in decoder.modules() if isinstance(stack, nn.ModuleList)]
-    attentive = {stack: attentions for stack in stacks if any(attentions := [_attentions(layer) for layer in stack])}
+    attentive = {
+        stack: attentions for stack in stacks if any(attentions := [_find_attentions(layer) for layer in stack])
+    }
     # Lists within a layer are of experts, or of blocks that make one up.
     inner = {module for stack in attentive for layer in stack for module in layer.modules()}
     candidates = [(stack, attentions) for stack, attentions in attentive.items() if stack not in inner]
@@ -124,7 +126,7 @@ def _find_layers(decoder: nn.Module, name: str) -> list[DecoderLayer]:
     ]
 
 
-def _attentions(layer: nn.Module) -> list[nn.Module]:
+def _find_attentions(layer: nn.Module) -> list[nn.Module]:
     return [module for module in layer.modules() if internals.is_self_attention(module)]
 
 

@@ -97,13 +97,13 @@ class AttentionScores:
 
     @property
     def _explicit(self) -> bool:
-        """Whether scores are few: those of one token, which are computed as they are, and the cache is not copied."""
+        """True where scores are few: those of one token, computed as they are, without a copy of the cache."""
         few = self.query.shape[2] == 1 and not self.kwargs.get("dropout")
         return few and self.name in ("eager", "sdpa") and self._is_plain
 
     @property
     def _is_plain(self) -> bool:
-        """Whether :meth:`_compute` are those of the function, which may take more into account than we do."""
+        """True where :meth:`_compute` gives the function's own scores, which may take more into account than we do."""
         return all(self.kwargs.get(name) is None for name in internals.may_change_scores(self.function))
 
     def wrong_mask(self) -> str | None:
@@ -125,7 +125,7 @@ class AttentionScores:
 
     @property
     def _causal(self) -> bool:
-        """Whether no mask means a triangle, rather than that all is visible."""
+        """True where no mask means a triangle, rather than that all is visible."""
         causal = self.kwargs.get("is_causal")
         causal = getattr(self.module, "is_causal", True) if causal is None else causal
         return bool(causal) and self.query.shape[2] > 1 and self.name not in ("eager", "flex_attention")

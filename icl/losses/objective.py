@@ -78,12 +78,12 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a term holds the student to a teacher."""
+        """True where a term holds the student to a teacher."""
         return set(self.terms) != {"ce"}
 
     @property
     def compares_states(self) -> bool:
-        """Whether a term compares outputs of decoder layers."""
+        """True where a term compares outputs of decoder layers."""
         return not set(_OF_STATES).isdisjoint(self.terms)
 
 

@@ -66,7 +66,7 @@ def logit_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float 
     s, t = _select_rows(student, mask), _select_rows(teacher.detach(), mask)
     size = max(1, CHUNK // student.shape[-1])
     parts = [
-        checkpoint(_kl, a, b, temperature, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(_sum_kl, a, b, temperature, use_reentrant=False, preserve_rng_state=False)
         for a, b in zip(s.split(size), t.split(size))
     ]
     total: Tensor = torch.stack(parts).sum()
@@ -102,7 +102,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor, key_mask: Tenso
     return (weight * (log_t - log_s)).sum() / (shape[1] * mask.sum().clamp(min=1))
 
 
-def _kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def _sum_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_s, log_t = ((_widen(a) / temperature).log_softmax(-1) for a in (student, teacher))
     p, q = log_t.exp(), log_s.exp()
     # q - p sums to 0, and makes the gradient q - p itself: exactly 0 for equal logits.

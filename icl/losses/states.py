@@ -74,7 +74,7 @@ class StateLoss(nn.Module, ABC):
     """
 
     all_pairs = False
-    """Whether distances between all tokens are needed, not those of a pair alone."""
+    """True for a loss of the distances between all tokens, not those of a pair alone."""
 
     def __init__(
         self,
@@ -87,30 +87,30 @@ class StateLoss(nn.Module, ABC):
     ):
         super().__init__()
         if metric not in METRICS:
-            raise self._error(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+            raise self._make_error(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
         if feature_scale not in FEATURE_SCALES:
-            raise self._error(f"feature_scale must be one of {', '.join(FEATURE_SCALES)}, got {feature_scale!r}")
+            raise self._make_error(f"feature_scale must be one of {', '.join(FEATURE_SCALES)}, got {feature_scale!r}")
         if metric == "l2" and feature_scale == "paper":
             # Summed over thousands of coordinates it drowns the cross-entropy that it is trained with.
-            raise self._error("l2 is averaged over the width: feature_scale must be 'unit' for LN(h), got 'paper'")
+            raise self._make_error("l2 is averaged over the width: feature_scale must be 'unit' for LN(h), got 'paper'")
         if learn_curvature and metric == "l2":
-            raise self._error("learn_curvature is of the metric 'geodesic', got 'l2'")
+            raise self._make_error("learn_curvature is of the metric 'geodesic', got 'l2'")
         if metric == "geodesic" and (self.all_pairs or learn_curvature) and feature_scale not in COMPACT:
-            raise self._error(f"feature_scale must be one of {', '.join(COMPACT)} here, got {feature_scale!r}")
+            raise self._make_error(f"feature_scale must be one of {', '.join(COMPACT)} here, got {feature_scale!r}")
         low, high = CURVATURE_BOUNDS if learn_curvature else (0.0, math.inf)
         if not low < c < high:
-            raise self._error(f"c must be between {low} and {high}, got {c}")
+            raise self._make_error(f"c must be between {low} and {high}, got {c}")
         self.metric, self.feature_scale = metric, feature_scale
         self._c = c
         self.raw_c = nn.Parameter(unbounded(c, CURVATURE_BOUNDS)) if learn_curvature else None
         self.head: nn.Linear | None = None
         if feature_scale == "lift":
             if width is None or dim is None or not 1 <= dim <= width:
-                raise self._error(f"'lift' needs 1 <= dim <= width, got dim {dim} and width {width}")
+                raise self._make_error(f"'lift' needs 1 <= dim <= width, got dim {dim} and width {width}")
             self.head = nn.Linear(width, dim, bias=False)
             nn.init.orthogonal_(self.head.weight)
         elif width is not None or dim is not None:
-            raise self._error(f"width and dim are of feature_scale 'lift', got them with {feature_scale!r}")
+            raise self._make_error(f"width and dim are of feature_scale 'lift', got them with {feature_scale!r}")
         self.learned = learn_curvature or self.head is not None
         self.raw_temperature = nn.Parameter(unbounded(TEMPERATURE, TEMPERATURE_BOUNDS)) if self.learned else None
 
@@ -158,7 +158,7 @@ class StateLoss(nn.Module, ABC):
         if len(u) == 0:
             return u.sum()
         if self.metric == "l2":
-            similarity, own = -_cdist(u, v) / geometry.temperature, torch.arange(len(u), device=u.device)
+            similarity, own = -_distance_matrix(u, v) / geometry.temperature, torch.arange(len(u), device=u.device)
             return nn.functional.cross_entropy(similarity, own)
         x, y = lorentz.expmap0(u, c=geometry.c), lorentz.expmap0(v, c=geometry.c)
         return pairwise.contrastive_loss(x, y, geometry.temperature, c=geometry.c)
@@ -184,27 +184,29 @@ class StateLoss(nn.Module, ABC):
             return x, y
         if geometry.lift is not None:
             x, y = (nn.functional.linear(a, geometry.lift.to(a.dtype)) for a in (x, y))
-        scale = torch.rsqrt(y.square().sum() / _count(mask) + EPS)
+        scale = torch.rsqrt(y.square().sum() / _count_tokens(mask) + EPS)
         return x * scale, y * scale
 
     def _check_states(self, student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> None:
         if len(student) != len(teacher) or len(student) == 0:
             got = f"{len(student)} and {len(teacher)}"
-            raise self._error(f"student and teacher must have the same layers, at least one, got {got}")
+            raise self._make_error(f"student and teacher must have the same layers, at least one, got {got}")
         if mask.dtype != torch.bool:
-            raise self._error(f"mask must be bool, got {mask.dtype}", TypeError)
+            raise self._make_error(f"mask must be bool, got {mask.dtype}", TypeError)
         for i, (s, t) in enumerate(zip(student, teacher)):
             if s.dim() == 0 or s.shape != t.shape or s.shape[:-1] != mask.shape:
                 got = f"{tuple(s.shape)}, {tuple(t.shape)} and {tuple(mask.shape)}"
-                raise self._error(
+                raise self._make_error(
                     f"student, teacher and mask must be (B, S, D) twice and (B, S), got {got} in layer {i}"
                 )
             if not (s.is_floating_point() and t.is_floating_point()):
-                raise self._error(f"states must be floating point, got {s.dtype} and {t.dtype}", TypeError)
+                raise self._make_error(f"states must be floating point, got {s.dtype} and {t.dtype}", TypeError)
             if self.head is not None and s.shape[-1] != self.head.in_features:
-                raise self._error(f"states must have width {self.head.in_features}, got {s.shape[-1]} in layer {i}")
+                raise self._make_error(
+                    f"states must have width {self.head.in_features}, got {s.shape[-1]} in layer {i}"
+                )
 
-    def _error(self, text: str, kind: type[Exception] = ValueError) -> Exception:
+    def _make_error(self, text: str, kind: type[Exception] = ValueError) -> Exception:
         return kind(f"{type(self).__name__}: {text}")
 
 
@@ -224,8 +226,8 @@ class AnchorLoss(StateLoss):
     def compare(self, u: Tensor, v: Tensor, mask: Tensor, geometry: Geometry) -> Tensor:
         """Return the mean of the squared distances between u and v, a scalar."""
         if self.metric == "l2":
-            return nn.functional.mse_loss(u, v, reduction="sum") / _count(mask)
-        return lorentz.dist_exp0(u, v, c=geometry.c).square().sum() / _count(mask)
+            return nn.functional.mse_loss(u, v, reduction="sum") / _count_tokens(mask)
+        return lorentz.dist_exp0(u, v, c=geometry.c).square().sum() / _count_tokens(mask)
 
 
 class RelationalLoss(StateLoss):
@@ -256,7 +258,7 @@ class RelationalLoss(StateLoss):
     def _distances(self, rows: Tensor, geometry: Geometry) -> Tensor:
         """Return the distances (N, N) between rows (N, D)."""
         if self.metric == "l2":
-            return _cdist(rows, rows)
+            return _distance_matrix(rows, rows)
         points = lorentz.expmap0(rows, c=geometry.c)
         return pairwise.pairwise_dist(points, points, c=geometry.c)
 
@@ -278,10 +280,10 @@ class ContrastiveLoss(StateLoss):
         return self.contrast(u, v, mask, geometry)
 
 
-def _count(mask: Tensor) -> Tensor:
+def _count_tokens(mask: Tensor) -> Tensor:
     return mask.sum().clamp(min=1)
 
 
-def _cdist(x: Tensor, y: Tensor) -> Tensor:
+def _distance_matrix(x: Tensor, y: Tensor) -> Tensor:
     # By differences: by a matrix product, distances of close rows lose half their digits.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

@@ -107,9 +107,9 @@ def method(config: AdapterConfig) -> str:
     return config.method
 
 
-def make(name: str = "llama", seed: int = 0) -> PreTrainedModel:
+def make(name: str = "llama", seed: int = 0, **changes: Any) -> PreTrainedModel:
     """The model, float32, frozen and in eval mode."""
-    config = AutoConfig.for_model(name, **CONFIGS[name])
+    config = AutoConfig.for_model(name, **{**CONFIGS[name], **changes})
     kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _Matrix(nn.Module):
-    """Of its own class, so that whoever replaces the linear maps of a model (peft, quantisers) leaves it alone."""
+    """A weight in a class of its own, so that whoever replaces linear maps (peft, quantisers) leaves it alone."""
 
     def __init__(self, rows: int, columns: int):
         super().__init__()
@@ -50,7 +50,9 @@ class LoRA(Adapter):
 
     def __init__(self, config: LoRAConfig, decoder: Decoder):
         super().__init__(config, decoder)
-        self.targets = [(each, name) for each in config.select_layers(decoder) for name in _find(each, config.targets)]
+        self.targets = [
+            (each, name) for each in config.select_layers(decoder) for name in _find_projections(each, config.targets)
+        ]
         modules = [target.module.get_submodule(name) for target, name in self.targets]
         if len(set(modules)) < len(modules):
             raise ValueError("attach: LoRA found one linear map in several decoder layers, and cannot tell them apart")
@@ -59,7 +61,7 @@ class LoRA(Adapter):
             A = _Matrix(config.rank, module.in_features)
             nn.init.kaiming_uniform_(A.weight, a=math.sqrt(5))
             pair = nn.ModuleDict({"A": A, "B": _Matrix(module.out_features, config.rank)})
-            self._factors(target).projections[_key(name)] = pair.to(target.device)
+            self._factors(target).projections[_without_dots(name)] = pair.to(target.device)
 
     def _factors(self, target: DecoderLayer) -> _Factors:
         return cast(_Factors, self.layers[str(target.index)])
@@ -73,7 +75,7 @@ class LoRA(Adapter):
             # Of experts, which stand in lists, not all run.
             if not any(part.isdigit() for part in name.split(".")):
                 factors.hook_points |= {point}
-            hook = partial(_add, adapters, factors, factors.projections[_key(name)], point)
+            hook = partial(_add, adapters, factors, factors.projections[_without_dots(name)], point)
             self._handles.append(module.register_forward_hook(hook))
 
     def uninstall(self) -> None:
@@ -103,12 +105,12 @@ def _add(
     return None
 
 
-def _key(name: str) -> str:
+def _without_dots(name: str) -> str:
     """Return a module's name without dots, which stand between names."""
     return name.replace(".", "/")
 
 
-def _find(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:
+def _find_projections(target: DecoderLayer, targets: Sequence[str] | None) -> list[str]:
     """Return the names of linear maps in a decoder layer, as such or inside a layer of peft around one."""
     kinds = internals.projection_types()
     inside = set() if target.attention is None else {id(module) for module in target.attention.modules()}
