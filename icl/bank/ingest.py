@@ -49,11 +49,7 @@ class RowIngest:
     """Turns batches into tables of one schema: that of an existing bank, or that which the first batch decides."""
 
     def __init__(
-        self,
-        embedder: Embedder | None,
-        lift: HyperbolicLift | None,
-        c: float,
-        schema: pa.Schema | None = None,
+        self, embedder: Embedder | None, lift: HyperbolicLift | None, c: float, schema: pa.Schema | None = None
     ):
         self.embedder, self.lift, self.schema = embedder, lift, schema
         self.c = finite_number("c", c if lift is None else lift.c.item(), positive=True)

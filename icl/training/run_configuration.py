@@ -48,24 +48,28 @@ class TrainingRun:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainingRun:
-        """``ValueError`` names what is not known, with the nearest name, what is missing, and what is of no use."""
+        """Return the run that a file describes.
+
+        Raises:
+            ValueError: a field is not one, is missing, or is of no use. It names the field and the nearest one.
+        """
         check_names("run", cls, values)
-        given = values["method"]
-        objective = values.get("objective")
+        methods, objective = values["method"], values.get("objective")
         return cls(
             values["model"],
             parse("data", DataSettings, values["data"]),
-            tuple(_method(each) for each in (given if isinstance(given, list) and given else [given])),
+            tuple(_parse_method(each) for each in (methods if isinstance(methods, list) and methods else [methods])),
             None if objective is None else parse("objective", Objective, objective),
             parse("training", TrainingSettings, {} if values.get("training") is None else values["training"]),
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return what a file says of the run, in values of JSON."""
         values = dataclasses.asdict(self)
         methods = [config.to_dict() for config in self.method]
         values["method"] = [{"name": method.pop("method"), **method} for method in methods]
-        found: dict[str, Any] = json.loads(json.dumps(values))
-        return found
+        plain: dict[str, Any] = json.loads(json.dumps(values))
+        return plain
 
     @property
     def aim(self) -> Objective:
@@ -77,7 +81,7 @@ class TrainingRun:
 
     @property
     def label(self) -> str:
-        """What tells it from others in a table: methods, and what is not as they have it by default."""
+        """The name of the run in a table: its methods, and what is not as they have it by default."""
         label = " + ".join(describe_method(config) for config in self.method)
         if self.objective is None or self.objective == dataclasses.replace(self, objective=None).aim:
             return label
@@ -92,7 +96,7 @@ class TrainingRun:
 
 
 def describe_method(config: AdapterConfig) -> str:
-    """The method, and the fields that are not as it has them by default.
+    """Return the name of a method, and the fields that are not as it has them by default.
 
     >>> from icl.adapters import HyperICLConfig
     >>> describe_method(HyperICLConfig(rank=2))
@@ -103,7 +107,7 @@ def describe_method(config: AdapterConfig) -> str:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """What a run's file says, for :meth:`TrainingRun.from_dict`."""
+    """Return what a run's file says, for :meth:`TrainingRun.from_dict`. ``ValueError`` if it is no YAML of fields."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
@@ -116,28 +120,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def override_settings(values: dict[str, Any], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The values of a run's file, and in their place those of options, by section, that are not ``None``.
+    """Return the values of a run's file, with those options by section in their place that are not ``None``.
 
     ``ValueError`` for a section of the file that has no fields.
     """
     values = dict(values)
-    for section, given in options.items():
-        given = {name: value for name, value in given.items() if value is not None}
+    for section, overrides in options.items():
+        changes = {name: value for name, value in overrides.items() if value is not None}
         if not section:
-            values |= given
-        elif given:
-            fields_of_file = {} if values.get(section) is None else values[section]
-            if not isinstance(fields_of_file, Mapping):
-                raise ValueError(f"{section} must have fields, got {brief(fields_of_file)}")
-            values[section] = {**fields_of_file, **given}
+            values |= changes
+        elif changes:
+            settings = {} if values.get(section) is None else values[section]
+            if not isinstance(settings, Mapping):
+                raise ValueError(f"{section} must have fields, got {brief(settings)}")
+            values[section] = {**settings, **changes}
     return values
 
 
-def _method(given: Any) -> AdapterConfig:
-    values = {"name": given} if isinstance(given, str) else given
+def _parse_method(method: Any) -> AdapterConfig:
+    """Return the configuration of a method, given by its name or by its name and fields."""
+    values = {"name": method} if isinstance(method, str) else method
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
         raise ValueError(
-            f"method must be a name, or a name and its fields ({{name: ..., rank: 4}}), got {brief(given)}"
+            f"method must be a name, or a name and its fields ({{name: ..., rank: 4}}), got {brief(method)}"
         )
     name = values["name"]
     if name not in METHODS:

@@ -22,12 +22,14 @@ def user(*parts: Any) -> Message:
     return {"role": "user", "content": kind}
 
 
-def said(text: str) -> Message:
+def assistant(text: str) -> Message:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
-def example(name: str, shown: list[tuple[Message, str]], query: Message, answer: str | None) -> Example:
-    return Example(name, [m for asked, text in shown for m in (asked, said(text))] + [query], [query], answer)
+def example(name: str, demonstrations: list[tuple[Message, str]], query: Message, answer: str | None) -> Example:
+    return Example(
+        name, [m for asked, text in demonstrations for m in (asked, assistant(text))] + [query], [query], answer
+    )
 
 
 def examples() -> list[Example]:
@@ -51,7 +53,7 @@ def row(inputs: dict[str, Tensor], i: int) -> Tensor:
 
 
 def with_template(template: str) -> LlavaProcessor:
-    made = processors.llava()
-    made.tokenizer = processors.tokenizer("bytes")
-    made.chat_template = template
-    return made
+    processor = processors.llava()
+    processor.tokenizer = processors.tokenizer("bytes")
+    processor.chat_template = template
+    return processor

@@ -37,7 +37,7 @@ def test_values_of_parquet_as_text(tmp_path: Path) -> None:
         "view": pa.array(["a", None], pa.string_view()),
         "binary": pa.array([b"a", None]),
     }
-    wanted = {
+    expected = {
         "float32": "0.1", "float16": "0.1", "float64": "0.1", "int8": "-3", "uint64": "18446744073709551615",
         "decimal": "3.50", "bool": "true", "date": "2021-03-04", "time": "09:45:00", "timestamp": "2021-03-04 09:45:00",
     }  # fmt: skip
@@ -46,9 +46,9 @@ def test_values_of_parquet_as_text(tmp_path: Path) -> None:
         pyarrow.feather.write_feather(table, tmp_path / f"{name}.feather", compression="uncompressed")
         for form in (table, tmp_path / f"{name}.feather"):
             records = Records(form)
-            assert records.answers == [wanted.get(name, "a"), None], name
+            assert records.answers == [expected.get(name, "a"), None], name
             if name != "binary":  # of which only a column of texts is one
-                assert [record.fields["hint"] for record in records] == [wanted.get(name, "a"), ""]
+                assert [record.fields["hint"] for record in records] == [expected.get(name, "a"), ""]
     lists = pa.array([["a", "b"], None, []], pa.large_list(pa.large_string()))
     table = pa.table({"question": ["q"] * 3, "answers": lists, "numbers": pa.array([[0.1], [], None])})
     pyarrow.parquet.write_table(table.slice(1), tmp_path / "lists.parquet")

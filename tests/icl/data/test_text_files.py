@@ -53,8 +53,8 @@ def test_text_is_what_the_file_has(tmp_path: Path, written: str) -> None:
         (record,) = Records(tmp_path / name)
         assert (record.id, record.question, record.answer, record.fields["hint"]) == (written,) * 4, name
         assert record.references == (written,), name
-        (kept,) = pa.Table.from_batches(read_batches(tmp_path / name, 10)).to_pylist()
-        assert kept == {**row, "answers": [written]}
+        (row_of_bank,) = pa.Table.from_batches(read_batches(tmp_path / name, 10)).to_pylist()
+        assert row_of_bank == {**row, "answers": [written]}
 
 
 def test_csv_as_programs_write_it(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_vectors_in_text_files(tmp_path: Path) -> None:
 
 def test_files_that_crash_readers_are_errors(tmp_path: Path) -> None:
     """Deep nesting, and offsets that lead out of the file; in a process of its own, which a crash would end."""
-    wanted = {}
+    expected = {}
     for depth in (3_000, 100_000):
         deep = "[" * depth + "]" * depth
         for form, content in {
@@ -194,20 +194,20 @@ def test_files_that_crash_readers_are_errors(tmp_path: Path) -> None:
             path.write_text(content % deep)
             # a cell of a CSV has its own limit
             cell = "answers must be a list of texts" if depth == 3_000 else "field larger than field limit"
-            wanted[path] = f"line 2: {cell}" if form == "csv" else "line 1: a value must be nested at most 32 deep"
+            expected[path] = f"line 2: {cell}" if form == "csv" else "line 1: a value must be nested at most 32 deep"
     table, path = pa.table({"question": ["a", "b", "c"]}), tmp_path / "rows.feather"
     pyarrow.feather.write_feather(table, path, compression="uncompressed")
     good, offsets = path.read_bytes(), struct.pack("<4i", 0, 1, 2, 3)
     assert good.count(offsets) == 1
     path.write_bytes(good.replace(offsets, struct.pack("<4i", 0, 1, 1 << 28, 3)))
-    wanted[path] = ""
+    expected[path] = ""
     code = "import sys; from icl.data.records import Records\nfor path in sys.argv[1:]:\n"
     code += "    try: Records(path)\n    except ValueError as error: print(repr(str(error)[:300]))"
-    ran = subprocess.run([sys.executable, "-c", code, *map(str, wanted)], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    errors = ran.stdout.splitlines()
-    assert len(errors) == len(wanted)
-    for (path, message), error in zip(wanted.items(), errors):
+    process = subprocess.run([sys.executable, "-c", code, *map(str, expected)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    errors = process.stdout.splitlines()
+    assert len(errors) == len(expected)
+    for (path, message), error in zip(expected.items(), errors):
         assert re.match(f"'Records: {path}[,:] {message}", error)
 
 

@@ -10,9 +10,9 @@ from tests.icl.processors import PROCESSORS
 
 @pytest.fixture(scope="module")
 def built() -> Callable[[str], ProcessorMixin]:
-    made: dict[str, ProcessorMixin] = {}
+    processors: dict[str, ProcessorMixin] = {}
 
     def build(name: str) -> ProcessorMixin:
-        return made.setdefault(name, PROCESSORS[name]())
+        return processors.setdefault(name, PROCESSORS[name]())
 
     return build

@@ -27,10 +27,10 @@ from tests.icl.trainers import (
 @pytest.mark.parametrize("family", processors.PROCESSORS)
 def test_merged_is_collated(family: str) -> None:
     processor, data = processors.asked(family)
-    made = Collator(processor)
-    wanted, merged = made(data), BatchMerger(made)(list(CollatedExamples(data, made)))
-    assert wanted.keys() == merged.keys()
-    for name, value in wanted.items():
+    collate = Collator(processor)
+    at_once, merged = collate(data), BatchMerger(collate)(list(CollatedExamples(data, collate)))
+    assert at_once.keys() == merged.keys()
+    for name, value in at_once.items():
         if isinstance(value, dict):
             assert value.keys() == merged[name].keys()
             for key, tensor in value.items():
@@ -43,21 +43,25 @@ def test_merged_is_collated(family: str) -> None:
 
 def test_kept_in_memory_is_the_same(tmp_path: Path) -> None:
     runs = []
-    for kept in (False, True):
-        made = trainer(start(), tmp_path, mixed(), ALL, keep_in_memory=kept, eval_dataset={"dev": mixed()[:4]})
-        made.train()
-        runs.append([*logged(made), made.evaluate()["eval_dev_loss"], made.evaluate(mixed()[4:8])["eval_loss"]])
+    for in_memory in (False, True):
+        distiller = trainer(
+            start(), tmp_path, mixed(), ALL, keep_in_memory=in_memory, eval_dataset={"dev": mixed()[:4]}
+        )
+        distiller.train()
+        runs.append(
+            [*logged(distiller), distiller.evaluate()["eval_dev_loss"], distiller.evaluate(mixed()[4:8])["eval_loss"]]
+        )
     assert runs[0] == pytest.approx(runs[1], rel=1e-6)
 
 
 def test_collated_is_shared(tmp_path: Path) -> None:
     data = CollatedExamples(mixed(), collator())
-    made = trainer(start(), tmp_path, data, Objective(), keep_in_memory=True)
-    made.train()
+    distiller = trainer(start(), tmp_path, data, Objective(), keep_in_memory=True)
+    distiller.train()
     plain = trainer(start(), tmp_path, mixed(), Objective())
     plain.train()
-    assert logged(made) == pytest.approx(logged(plain), rel=1e-6)
-    assert "teacher" not in made.data_collator([data[0]])
+    assert logged(distiller) == pytest.approx(logged(plain), rel=1e-6)
+    assert "teacher" not in distiller.data_collator([data[0]])
     assert "teacher" in trainer(start(), tmp_path, data, ALL, keep_in_memory=True).data_collator([data[0]])
     students = CollatedExamples(mixed(), Collator(testbed.load()[1], teacher=False))
     with pytest.raises(ValueError, match="collated without one"):

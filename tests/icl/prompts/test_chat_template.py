@@ -11,7 +11,7 @@ from transformers import ProcessorMixin
 from icl.data.examples import Example, Message
 from icl.prompts.chat_template import Role
 from icl.prompts.collator import Collator
-from tests.icl.conversations import ASKED, ROLES, bare, example, examples, row, said, user, with_template
+from tests.icl.conversations import ASKED, ROLES, assistant, bare, example, examples, row, user, with_template
 from tests.icl.processors import PROCESSORS
 
 
@@ -24,8 +24,8 @@ def test_templates_with_a_system_message(built: Callable[[str], ProcessorMixin])
     system = {"role": "system", "content": [{"type": "text", "text": "is this a boat ?"}]}
     for name in ("qwen2_vl", "gemma3", "llava", "idefics2"):
         plain = examples()[0]
-        told = replace(plain, teacher=[system, *plain.teacher], student=[system, *plain.student])
-        batch = Collator(built(name))([told])
+        with_system = replace(plain, teacher=[system, *plain.teacher], student=[system, *plain.student])
+        batch = Collator(built(name))([with_system])
         for role in ROLES:
             text = built(name).tokenizer.decode(row(batch[role], 0))
             assert bare(text).count("isthisaboat?") == 1
@@ -78,7 +78,7 @@ def test_a_past_turn_written_otherwise_than_a_new_one() -> None:
 
 def conversation(e: Example, role: Role) -> list[Message]:
     """With the answer, and without images, as templates are given them."""
-    messages = [*getattr(e, role), *([said(e.answer)] if e.answer else [])]
+    messages = [*getattr(e, role), *([assistant(e.answer)] if e.answer else [])]
     plain = [[{k: v for k, v in part.items() if k != "image"} for part in m["content"]] for m in messages]
     return [{"role": m["role"], "content": parts} for m, parts in zip(messages, plain)]
 

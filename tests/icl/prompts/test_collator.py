@@ -14,7 +14,7 @@ from icl.data.examples import Example
 from icl.prompts.collator import Collator
 from icl.testbed import tasks, vocabulary
 from tests.icl import processors
-from tests.icl.conversations import ASKED, ROLES, bare, example, examples, row, said, user, with_template
+from tests.icl.conversations import ASKED, ROLES, assistant, bare, example, examples, row, user, with_template
 from tests.icl.processors import PROCESSORS, picture
 
 # Those whose tokenizer writes the border between two messages otherwise than the beginning of a text.
@@ -218,8 +218,8 @@ def test_images_as_files(built: Callable[[str], ProcessorMixin], tmp_path: Path)
 
 def test_images_of_several_sizes(built: Callable[[str], ProcessorMixin]) -> None:
     """Each is as many tokens as it needs, and a query as many in both prompts."""
-    shown = [(user(picture(1, 16, 8), ASKED), "boat"), (user(picture(2, 4, 16), ASKED), "red")]
-    batch = Collator(built("qwen2_vl"))([example("x", shown, user(picture(0, 16, 16), ASKED), "a")])
+    demonstrations = [(user(picture(1, 16, 8), ASKED), "boat"), (user(picture(2, 4, 16), ASKED), "red")]
+    batch = Collator(built("qwen2_vl"))([example("x", demonstrations, user(picture(0, 16, 16), ASKED), "a")])
     grid = batch["teacher"]["image_grid_thw"]
     assert (batch["teacher"]["input_ids"] == 3).sum() == grid.prod(1).sum() // 4
     tail = batch["student"]["input_ids"][0, batch["student_positions"][0]]
@@ -243,8 +243,14 @@ def test_errors(built: Callable[[str], ProcessorMixin], tmp_path: Path) -> None:
     again = user(picture(0).copy(), "what ?")
     tests: list[tuple[Any, str]] = [
         ([], "examples must not be empty"),
-        ([replace(one, teacher=[again, said("red"), *one.teacher])], "one: its query is among the teacher's demons"),
-        ([replace(one, student=[again, said("red"), *one.student])], "one: its query is among the student's demons"),
+        (
+            [replace(one, teacher=[again, assistant("red"), *one.teacher])],
+            "one: its query is among the teacher's demons",
+        ),
+        (
+            [replace(one, student=[again, assistant("red"), *one.student])],
+            "one: its query is among the student's demons",
+        ),
         ([example("t", [(user("what  ?"), "red")], user("what ?"), "a")], "t: its query is among the teacher's"),
         (
             [replace(one, student=[user(picture(0), ASKED.replace("Short", "a"))])],
@@ -252,7 +258,10 @@ def test_errors(built: Callable[[str], ProcessorMixin], tmp_path: Path) -> None:
             r"and '\s?a' in the student's",
         ),
         ([replace(one, student=[user(picture(8), ASKED)])], "one: the queries .* show other images"),
-        ([replace(one, teacher=[user("a <image>"), said("red"), *one.teacher])], "<image> must stand for an image"),
+        (
+            [replace(one, teacher=[user("a <image>"), assistant("red"), *one.teacher])],
+            "<image> must stand for an image",
+        ),
         ([replace(one, student=[user(broken, ASKED)])], "one: cannot identify image file"),
         ([replace(one, student=[user(tmp_path / "none.png", ASKED)])], "one: .*none.png"),
         ([replace(one, student=[{"role": "user", "content": [{"type": "image"}]}])], "must be of Pillow, .* NoneType"),

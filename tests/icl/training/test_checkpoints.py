@@ -50,8 +50,8 @@ def test_resumed_is_uninterrupted(config: Any, objective: Objective, tmp_path: P
 
 
 def test_checkpoints_hold_no_base(tmp_path: Path) -> None:
-    made = trainer(start(), tmp_path, examples(), LEARNED, save_strategy="steps", save_steps=4)
-    made.train()
+    distiller = trainer(start(), tmp_path, examples(), LEARNED, save_strategy="steps", save_steps=4)
+    distiller.train()
     folder = tmp_path / "checkpoint-4"
     names = {path.name for path in folder.iterdir()}
     assert names == {
@@ -59,11 +59,11 @@ def test_checkpoints_hold_no_base(tmp_path: Path) -> None:
         "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "checksums.json",
     }  # fmt: skip
     assert json.loads((folder / "training_args.json").read_text())["learning_rate"] == 5e-3
-    made.save_model(str(tmp_path / "adapter"))
+    distiller.save_model(str(tmp_path / "adapter"))
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "training_args.json"}
     for saved in (folder, tmp_path / "adapter"):
-        assert_equal(Adapters.from_pretrained(testbed.load()[0], saved).state_dict(), made.adapters.state_dict())
+        assert_equal(Adapters.from_pretrained(testbed.load()[0], saved).state_dict(), distiller.adapters.state_dict())
 
 
 def test_checkpoints_of_something_else_are_refused(tmp_path: Path) -> None:
@@ -87,11 +87,11 @@ class Metric(TrainerCallback):
     """Steps that are best by an own metric: the second evaluation."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, Tensor]] = []
+        self.states: list[dict[str, Tensor]] = []
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any, metrics: Any, **kwargs: Any) -> None:
-        self.seen.append(weights(model.icl_adapters))
-        metrics["eval_own"] = 1.0 if len(self.seen) == 2 else 0.0
+        self.states.append(weights(model.icl_adapters))
+        metrics["eval_own"] = 1.0 if len(self.states) == 2 else 0.0
 
 
 @pytest.mark.parametrize(
@@ -99,30 +99,32 @@ class Metric(TrainerCallback):
 )
 def test_the_best_is_loaded_at_the_end(metric: str, greater: bool, tmp_path: Path) -> None:
     callback, data = Metric(), collated(mixture=False)
-    made = trainer(
+    distiller = trainer(
         start(), tmp_path, data, Objective(ce=0.5, anchor=1.0), learning_rate=0.3, max_steps=5,
         eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True,
         metric_for_best_model=metric, greater_is_better=greater, eval_dataset=data, save_total_limit=2,
         compute_metrics=answer_accuracy, callbacks=[callback],
     )  # fmt: skip
-    made.train()
-    values = [1.0 if i == 1 else 0.0 for i in range(5)] if metric == "eval_own" else logged(made, metric)
+    distiller.train()
+    values = [1.0 if i == 1 else 0.0 for i in range(5)] if metric == "eval_own" else logged(distiller, metric)
     best = (max if greater else min)(range(5), key=values.__getitem__)
-    assert made.state.best_metric == pytest.approx(values[best])
-    assert_equal(weights(made.model.icl_adapters), callback.seen[best])
+    assert distiller.state.best_metric == pytest.approx(values[best])
+    assert_equal(weights(distiller.model.icl_adapters), callback.states[best])
 
 
 def test_accuracy_is_that_of_greedy_decoding(tmp_path: Path) -> None:
     model, processor = start(HyperICLConfig(), noise=0.2), testbed.load()[1]
     data = examples("set_conflict")
-    made = trainer(model, tmp_path, data, Objective(), compute_metrics=answer_accuracy, per_device_eval_batch_size=5)
+    distiller = trainer(
+        model, tmp_path, data, Objective(), compute_metrics=answer_accuracy, per_device_eval_batch_size=5
+    )
     inputs = collator().prompts(data)
     out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
-    said = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    right = [text.strip() == example.answer for text, example in zip(said, data)]
+    texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    right = [text.strip() == example.answer for text, example in zip(texts, data)]
     assert 0 < np.mean(right) < 1
-    assert made.evaluate(data)["eval_accuracy"] == np.mean(right)
-    predicted = made.predict(data)
+    assert distiller.evaluate(data)["eval_accuracy"] == np.mean(right)
+    predicted = distiller.predict(data)
     assert answer_accuracy(EvalPrediction(predicted.predictions, predicted.label_ids))["accuracy"] == np.mean(right)
 
 

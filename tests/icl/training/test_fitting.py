@@ -7,6 +7,6 @@ from icl.training.fitting import shuffle_answers
 def test_shuffled_demonstrations_have_the_answers_of_others() -> None:
     example = TaskSplit("options", "dev").examples(4)[0]
     pair = example, shuffle_answers(example)
-    said, others = ([m["content"] for m in e.teacher if m["role"] == "assistant"] for e in pair)
-    assert others == said[1:] + said[:1]
+    answers, others = ([m["content"] for m in e.teacher if m["role"] == "assistant"] for e in pair)
+    assert others == answers[1:] + answers[:1]
     assert shuffle_answers(example).teacher[::2] == example.teacher[::2]

@@ -49,10 +49,10 @@ def test_broken_images(folder: Path) -> None:
     path = write(folder, "train.jsonl")
     records = Records(path)
     broken = [(row, f"{path}, line {row + 1}") for row in sorted(BROKEN)]
-    alone, shown = (DemonstratedRecords(records, records, k) for k in (0, 2))
-    assert listed({"train": alone, "dev": shown}, ()) == broken
-    drawn = sample(alone, 3, 1)
-    assert listed({"train": drawn}, ()) == [(r, w) for r, w in broken if r in drawn.rows]  # type: ignore[union-attr]
+    alone, demonstrated = (DemonstratedRecords(records, records, k) for k in (0, 2))
+    assert listed({"train": alone, "dev": demonstrated}, ()) == broken
+    sampled = sample(alone, 3, 1)
+    assert listed({"train": sampled}, ()) == [(r, w) for r, w in broken if r in sampled.rows]  # type: ignore[union-attr]
     good = Records(write(folder, "good.jsonl", (0, 1, 3, 4)))
     check_rows({"train": DemonstratedRecords(good, good, 3)}, {"train"}, folder)
     assert listed({"train": DemonstratedRecords(good, records, 2)}, (), folder) == broken
@@ -98,8 +98,8 @@ def run(*args: Any) -> str:
 def test_train_says_so_before_it_loads_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("icl.training.execution.load_model", lambda name: pytest.fail("the model is loaded"))
     common = ("train", "--model", "testbed", "--out", "out", "--data")
-    said = run(*common, write(folder, "train.jsonl"), "--method", "hificl")
-    assert f"3 of 8 rows cannot be used: {folder}/train.jsonl, line 3: cannot identify image file" in said
+    message = run(*common, write(folder, "train.jsonl"), "--method", "hificl")
+    assert f"3 of 8 rows cannot be used: {folder}/train.jsonl, line 3: cannot identify image file" in message
     assert len(Path("out/failures.jsonl").read_text().splitlines()) == 3
     none = write(folder, "none.jsonl", (0, 1, 3, 4), answer="")
     assert "4 of 4 rows cannot be used" in run(*common, none, "--method", "lora")
@@ -108,6 +108,6 @@ def test_train_says_so_before_it_loads_a_model(folder: Path, monkeypatch: pytest
     for method in ("hyper_icl", "lora"):
         assert "at most 2, the rows of the pool, got 8" in run(*common, two, "--shots", 8, "--method", method)
     assert "from 0 to 2, the records of the pool, got 8" in run(*common, two, "--method", "hyper_icl")
-    said = run(*common, two, "--shots", 2, "--method", "hyper_icl")
-    assert "2 of 2 rows cannot be used" in said
-    assert "1 rows of the pool differ from it, and 2 are to be shown" in said
+    message = run(*common, two, "--shots", 2, "--method", "hyper_icl")
+    assert "2 of 2 rows cannot be used" in message
+    assert "1 rows of the pool differ from it, and 2 are to be shown" in message

@@ -27,15 +27,15 @@ from tests.icl.trainers import (
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every pass of a teacher."""
-    seen: list[int] = []
+    sizes: list[int] = []
     run = Teacher._run
 
     def counted(self: Teacher, model: Any, batch: Any, query: QueryTokens) -> Any:
-        seen.append(len(batch["id"]))
+        sizes.append(len(batch["id"]))
         return run(self, model, batch, query)
 
     monkeypatch.setattr(Teacher, "_run", counted)
-    return seen
+    return sizes
 
 
 def test_without_a_teacher_there_is_no_pass(passes: list[int], tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_states_are_computed_once(on_disk: bool, passes: list[int], tmp_path: Pa
     plain.train()
     assert passes == [4, 4, 4, 4]
     passes.clear()
-    kept = trainer(start(), tmp_path, data, ALL, teacher_cache=cache, lr_scheduler_type="constant", learning_rate=0)
-    first = kept.evaluate(data)
+    cached = trainer(start(), tmp_path, data, ALL, teacher_cache=cache, lr_scheduler_type="constant", learning_rate=0)
+    first = cached.evaluate(data)
     assert sum(passes) == 8
     assert len(list(cache.rglob("*.safetensors")) if on_disk else cache) == 8
-    second = kept.evaluate(data)
+    second = cached.evaluate(data)
     assert sum(passes) == 8
     assert {k: v for k, v in first.items() if "loss" in k} == {k: v for k, v in second.items() if "loss" in k}
     trained = trainer(start(), tmp_path, data, ALL, teacher_cache=cache)
@@ -73,12 +73,12 @@ def test_states_are_computed_once(on_disk: bool, passes: list[int], tmp_path: Pa
 )
 def test_a_damaged_entry_is_made_again(damage: Callable[[bytes], bytes], passes: list[int], tmp_path: Path) -> None:
     data = mixed()[:4]
-    made = trainer(start(), tmp_path, data, ALL, teacher_cache=tmp_path)
-    first = made.evaluate(data)["eval_loss"]
+    distiller = trainer(start(), tmp_path, data, ALL, teacher_cache=tmp_path)
+    first = distiller.evaluate(data)["eval_loss"]
     file = sorted(tmp_path.rglob("*.safetensors"))[2]
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    assert made.evaluate(data)["eval_loss"] == first
+    assert distiller.evaluate(data)["eval_loss"] == first
     assert passes == [4, 4]
     assert file.read_bytes() == whole
     assert not [path for path in file.parent.iterdir() if path.name.startswith(".")]
@@ -107,7 +107,7 @@ def test_entries_are_told_apart(passes: list[int], tmp_path: Path) -> None:
 def test_every_number_of_the_base_is_in_its_fingerprint() -> None:
     """Another single value of any weight, by the least that can be, makes another base; so does its configuration."""
     model = start()
-    seen = {fingerprint(model)}
+    fingerprints = {fingerprint(model)}
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     base = {name: value for name, value in tensors.items() if not name.startswith("icl_") and value.is_floating_point()}
     persistent = [name for name in base if name in model.state_dict()]
@@ -115,25 +115,25 @@ def test_every_number_of_the_base_is_in_its_fingerprint() -> None:
     for name in persistent:
         flat = base[name].detach().view(-1)
         flat[len(flat) // 3] = torch.nextafter(flat[len(flat) // 3], torch.tensor(torch.inf))
-        seen.add(fingerprint(model))
+        fingerprints.add(fingerprint(model))
     model.config.text_config.rms_norm_eps *= 2
-    seen.add(fingerprint(model))
-    assert len(seen) == len(persistent) + 2
+    fingerprints.add(fingerprint(model))
+    assert len(fingerprints) == len(persistent) + 2
 
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_states_of_other_weights_are_never_taken(in_place: bool, passes: list[int], tmp_path: Path) -> None:
     """One trainer, whose base is changed by hand between two evaluations."""
     data = examples()[:2]
-    made = trainer(start(), tmp_path, data, Objective(anchor=1.0), teacher_cache=tmp_path)
-    weight = made.model.model.text_model.layers[2].mlp.down_proj.weight
-    before = made.evaluate(data)["eval_loss"]
+    distiller = trainer(start(), tmp_path, data, Objective(anchor=1.0), teacher_cache=tmp_path)
+    weight = distiller.model.model.text_model.layers[2].mlp.down_proj.weight
+    before = distiller.evaluate(data)["eval_loss"]
     with torch.no_grad():
         if in_place:
             weight[5, 7] += 1
         else:
             weight.data[5, 7] += 1
-    after = made.evaluate(data)["eval_loss"]
+    after = distiller.evaluate(data)["eval_loss"]
     fresh = trainer(start(), tmp_path, data, Objective(anchor=1.0))
     with torch.no_grad():
         fresh.model.model.text_model.layers[2].mlp.down_proj.weight[5, 7] += 1

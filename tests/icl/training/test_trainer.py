@@ -48,11 +48,11 @@ from tests.icl.trainers import (
 def test_cross_entropy_is_the_models_own_loss(config: Any, tmp_path: Path) -> None:
     model = start(config, noise=0.1)
     data = examples()[:5]
-    made = trainer(model, tmp_path, data, Objective())
-    batch = made.data_collator(data)
+    distiller = trainer(model, tmp_path, data, Objective())
+    batch = distiller.data_collator(data)
     assert "teacher" not in batch
     own = model(**batch["student"]).loss
-    loss = made.compute_loss(model, batch)
+    loss = distiller.compute_loss(model, batch)
     torch.testing.assert_close(loss, own, rtol=1e-6, atol=0)
     parameters = [p for p in model.parameters() if p.requires_grad]
     for a, b in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(own, parameters)):
@@ -61,11 +61,11 @@ def test_cross_entropy_is_the_models_own_loss(config: Any, tmp_path: Path) -> No
 
 def test_identical_prompts_cost_nothing(tmp_path: Path) -> None:
     data = [replace(e, teacher=e.student) for e in examples("last_block")[:4]]
-    made = trainer(start(), tmp_path, data, replace(ALL, ce=0.0, contrastive=0.0))
-    found = made.evaluate(data)
+    distiller = trainer(start(), tmp_path, data, replace(ALL, ce=0.0, contrastive=0.0))
+    metrics = distiller.evaluate(data)
     for name in ("anchor", "alignment", "relational", "attention", "logits"):
-        assert found[f"eval_loss_{name}"] == pytest.approx(0, abs=1e-9)
-    different = made.evaluate(examples()[:4])
+        assert metrics[f"eval_loss_{name}"] == pytest.approx(0, abs=1e-9)
+    different = distiller.evaluate(examples()[:4])
     assert all(different[f"eval_loss_{name}"] > 1e-4 for name in ("anchor", "alignment", "relational", "logits"))
 
 
@@ -79,7 +79,7 @@ def test_teacher_is_the_base(tmp_path: Path) -> None:
         out = base(**batch["teacher"], output_hidden_states=True, output_attentions=True)
     model = start(HiFICLConfig(), noise=0.5)
     query = QueryTokens.from_batch(batch)
-    seen = Teacher(model.icl_adapters, ALL)(model, batch, query)
+    states = Teacher(model.icl_adapters, ALL)(model, batch, query)
     norm = base.model.text_model.norm
     checked = 0
     for row in range(len(data)):
@@ -87,14 +87,14 @@ def test_teacher_is_the_base(tmp_path: Path) -> None:
         n = len(at)
         assert batch["teacher"]["input_ids"][row, at[-1] + 1 :].eq(0).all(), "nothing but padding after the answer"
         for layer in range(4):
-            hidden = seen.hidden[layer][row, :n]
-            wanted = out.hidden_states[layer + 1][row, at]
-            torch.testing.assert_close(norm(hidden) if layer == 3 else hidden, wanted, rtol=1e-4, atol=1e-5)
+            hidden = states.hidden[layer][row, :n]
+            expected = out.hidden_states[layer + 1][row, at]
+            torch.testing.assert_close(norm(hidden) if layer == 3 else hidden, expected, rtol=1e-4, atol=1e-5)
             attention = out.attentions[layer][row][:, at][..., at]
-            torch.testing.assert_close(seen.attention[layer][row, :, :n, :n], attention, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(states.attention[layer][row, :, :n, :n], attention, rtol=1e-4, atol=1e-6)
         places = batch["teacher_positions"][row][batch["predicts"][row]]
-        assert seen.logits is not None
-        torch.testing.assert_close(seen.logits[row, : len(places)], out.logits[row, places], rtol=1e-4, atol=1e-4)
+        assert states.logits is not None
+        torch.testing.assert_close(states.logits[row, : len(places)], out.logits[row, places], rtol=1e-4, atol=1e-4)
         checked += len(places)
     assert checked == sum(1 if e.answer is None else 2 for e in data)
     assert model.icl_adapters.active == ("default",)
@@ -105,7 +105,7 @@ def test_terms_by_hand(tmp_path: Path) -> None:
     data = mixed()[:5]
     objective = Objective(ce=0.5, alignment=2.0, logits=0.25, temperature=2.0, layers=(1, 2))
     model = start(MimICConfig(), noise=0.3)
-    found = trainer(model, tmp_path, data, objective, per_device_eval_batch_size=2).evaluate(data)
+    metrics = trainer(model, tmp_path, data, objective, per_device_eval_batch_size=2).evaluate(data)
     base, _ = testbed.load()
     kl, ce, squares = [], [], []
     for example in data:
@@ -126,18 +126,18 @@ def test_terms_by_hand(tmp_path: Path) -> None:
         squares += torch.stack(gap).square().mean(-1).mean(0).tolist()
     terms = {"ce": np.mean(ce), "alignment": np.mean(squares), "logits": np.mean(kl)}
     for name, value in terms.items():
-        assert found[f"eval_loss_{name}"] == pytest.approx(value, rel=1e-4)
+        assert metrics[f"eval_loss_{name}"] == pytest.approx(value, rel=1e-4)
     total = 0.5 * terms["ce"] + 2 * terms["alignment"] + 0.25 * terms["logits"]
-    assert found["eval_loss"] == pytest.approx(total, rel=1e-4)
+    assert metrics["eval_loss"] == pytest.approx(total, rel=1e-4)
 
 
 def test_query_without_an_answer(tmp_path: Path) -> None:
     """It counts for distillation, and for nothing else."""
     data = [replace(e, answer=None, references=()) for e in examples()[:4]]
     model = start()
-    made = trainer(model, tmp_path, data, Objective(ce=1.0, anchor=1.0))
-    batch = made.data_collator(data)
-    made.compute_loss(model, batch).backward()
+    distiller = trainer(model, tmp_path, data, Objective(ce=1.0, anchor=1.0))
+    batch = distiller.data_collator(data)
+    distiller.compute_loss(model, batch).backward()
     together = [p.grad.clone() for p in model.parameters() if p.requires_grad]
     model.zero_grad()
     alone = trainer(model, tmp_path, data, Objective(ce=0.0, anchor=1.0))
@@ -145,7 +145,7 @@ def test_query_without_an_answer(tmp_path: Path) -> None:
     assert any(g.abs().sum() > 0 for g in together)
     for a, b in zip(together, (p.grad for p in model.parameters() if p.requires_grad)):
         assert torch.equal(a, b)
-    assert made.evaluate(data)["eval_loss_ce"] == 0
+    assert distiller.evaluate(data)["eval_loss_ce"] == 0
 
 
 # What is trained, and what is not.
@@ -155,8 +155,8 @@ def test_only_the_adapter_changes(tmp_path: Path) -> None:
     model = start()
     model.icl_adapters.add([MimICConfig()], "other")
     before, trainable = weights(model), {n for n, p in model.named_parameters() if p.requires_grad}
-    made = trainer(model, tmp_path, mixed(), ALL, adapter="default", weight_decay=0.1, learning_rate=1e-2)
-    made.train()
+    distiller = trainer(model, tmp_path, mixed(), ALL, adapter="default", weight_decay=0.1, learning_rate=1e-2)
+    distiller.train()
     after = weights(model)
     assert after.keys() == before.keys()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -166,12 +166,12 @@ def test_only_the_adapter_changes(tmp_path: Path) -> None:
 
 
 def test_losses_learn_too(tmp_path: Path) -> None:
-    made = trainer(start(), tmp_path, examples(), LEARNED, learning_rate=1e-2)
-    before = weights(made.losses)
-    made.train()
+    distiller = trainer(start(), tmp_path, examples(), LEARNED, learning_rate=1e-2)
+    before = weights(distiller.losses)
+    distiller.train()
     assert set(before) == {f"state_losses.anchor.{name}" for name in ("raw_c", "raw_temperature", "head.weight")}
-    assert all(not torch.equal(value, before[name]) for name, value in made.losses.state_dict().items())
-    assert not any("losses" in name for name in made.model.state_dict())
+    assert all(not torch.equal(value, before[name]) for name, value in distiller.losses.state_dict().items())
+    assert not any("losses" in name for name in distiller.model.state_dict())
 
 
 def test_objective_is_that_of_the_method(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_learning(tmp_path: Path) -> None:
     settings = {"max_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 3e-2, "logging_steps": 20}
     for config in (HyperICLConfig(), HiFICLConfig(), MimICConfig()):
         data = collated(mixture=False)
-        made = trainer(start(config), tmp_path, data, **settings)
-        before = made.evaluate(data)["eval_loss"]
-        made.train()
-        assert made.evaluate(data)["eval_loss"] < 0.8 * before, config
+        distiller = trainer(start(config), tmp_path, data, **settings)
+        before = distiller.evaluate(data)["eval_loss"]
+        distiller.train()
+        assert distiller.evaluate(data)["eval_loss"] < 0.8 * before, config
 
 
 # However the batches are cut.
@@ -199,11 +199,11 @@ def test_accumulation_is_a_large_batch(objective: Objective, tmp_path: Path) -> 
     runs = []
     for size, parts in ((8, 1), (2, 4)):
         model = start(HiFICLConfig())
-        made = trainer(
+        distiller = trainer(
             model, tmp_path, collated(), objective, per_device_train_batch_size=size, gradient_accumulation_steps=parts
         )
-        made.train()
-        runs.append((model.icl_adapters.state_dict(), made))
+        distiller.train()
+        runs.append((model.icl_adapters.state_dict(), distiller))
     for name in ["loss", *(f"loss_{term}" for term in objective.terms)]:
         assert logged(runs[0][1], name) == pytest.approx(logged(runs[1][1], name), rel=1e-4)
     for name, value in runs[0][0].items():
@@ -213,15 +213,15 @@ def test_accumulation_is_a_large_batch(objective: Objective, tmp_path: Path) -> 
 
 
 def test_evaluation_does_not_depend_on_the_batch(tmp_path: Path) -> None:
-    found = []
+    losses = []
     for size in (3, 16):
-        made = trainer(
+        distiller = trainer(
             start(HiFICLConfig(), noise=0.1), tmp_path, collated(), PER_TOKEN, per_device_eval_batch_size=size,
             compute_metrics=answer_accuracy, eval_dataset={"a": collated(), "b": collated()},
         )  # fmt: skip
-        found.append({k: v for k, v in made.evaluate().items() if "loss" in k or "accuracy" in k})
-    assert len(found[0]) == 2 * (len(PER_TOKEN.terms) + 2)
-    assert found[0] == pytest.approx(found[1], rel=1e-4)
+        losses.append({k: v for k, v in distiller.evaluate().items() if "loss" in k or "accuracy" in k})
+    assert len(losses[0]) == 2 * (len(PER_TOKEN.terms) + 2)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 DISTRIBUTED = {
@@ -234,18 +234,18 @@ DISTRIBUTED = {
 def run(folder: Path, size: int, world: int) -> None:
     """What each of ``world`` processes does, with batches of ``size``."""
     for name, objective in DISTRIBUTED.items():
-        made = trainer(
+        distiller = trainer(
             start(HiFICLConfig()), folder, mixed(), objective, per_device_train_batch_size=size, max_steps=3,
             gradient_accumulation_steps=2, eval_dataset=mixed(), per_device_eval_batch_size=4, weight_decay=0.1,
             **{CHECKPOINTING: name == "all"}, teacher_cache=folder / "cache",
             ddp_backend="gloo" if world > 1 else None,
         )  # fmt: skip
-        assert made.args.world_size == world
-        made.train()
-        made.evaluate()
-        if made.is_world_process_zero():
-            made.save_model(str(folder / f"{name}-{world}"), _internal_call=True)
-            made.state.save_to_json(str(folder / f"{name}-{world}" / "state.json"))
+        assert distiller.args.world_size == world
+        distiller.train()
+        distiller.evaluate()
+        if distiller.is_world_process_zero():
+            distiller.save_model(str(folder / f"{name}-{world}"), _internal_call=True)
+            distiller.state.save_to_json(str(folder / f"{name}-{world}" / "state.json"))
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
@@ -294,10 +294,10 @@ def test_checkpointing_changes_nothing(tmp_path: Path) -> None:
     runs = []
     for on in (False, True):
         model = start(HyperICLConfig(), noise=0.05)
-        made = trainer(model, tmp_path, collated(), ALL, **{CHECKPOINTING: on}, max_steps=2)
-        made.train()
+        distiller = trainer(model, tmp_path, collated(), ALL, **{CHECKPOINTING: on}, max_steps=2)
+        distiller.train()
         assert getattr(model, f"is_{CHECKPOINTING}") == on
-        runs.append((logged(made), weights(model.icl_adapters)))
+        runs.append((logged(distiller), weights(model.icl_adapters)))
     assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-6)
     for name, value in runs[0][1].items():
         torch.testing.assert_close(value, runs[1][1][name], rtol=1e-5, atol=1e-6)
@@ -310,22 +310,22 @@ def test_bfloat16(dtype: torch.dtype, tmp_path: Path) -> None:
     exact = trainer(start(HiFICLConfig()), tmp_path, collated(), objective)
     exact.train()
     model = start(HiFICLConfig(), dtype=dtype)
-    made = trainer(
+    distiller = trainer(
         model, tmp_path, collated(), objective, bf16=dtype == torch.float32, teacher_cache=tmp_path / "cache"
     )
-    made.train()
-    assert logged(made) == pytest.approx(logged(exact), rel=0.05)
-    assert logged(made) != logged(exact)
+    distiller.train()
+    assert logged(distiller) == pytest.approx(logged(exact), rel=0.05)
+    assert logged(distiller) != logged(exact)
     assert {p.dtype for p in model.icl_adapters.parameters()} == {torch.float32}
 
 
 def test_a_loss_that_is_not_finite_raises(tmp_path: Path) -> None:
     model = start(MimICConfig())
-    made = trainer(model, tmp_path, examples(), Objective())
+    distiller = trainer(model, tmp_path, examples(), Objective())
     with torch.no_grad():
         next(iter(model.icl_adapters.parameters())).fill_(torch.inf)
     with pytest.raises(FloatingPointError, match="at step 0: ce nan"):
-        made.train()
+        distiller.train()
 
 
 # Other models.
@@ -341,15 +341,15 @@ def test_families(family: str, tmp_path: Path) -> None:
         tmp_path, max_steps=5, per_device_train_batch_size=3, learning_rate=2e-2, use_cpu=True, disable_tqdm=True,
         save_strategy="no",
     )  # fmt: skip
-    made = DistillTrainer(
+    distiller = DistillTrainer(
         model, args, train_dataset=data, data_collator=Collator(processor), objective=ALL, teacher_cache=tmp_path / "c"
     )
-    before, first = weights(model), made.evaluate(data)
+    before, first = weights(model), distiller.evaluate(data)
     batch = Collator(processor)(data)
     with torch.no_grad():
         assert first["eval_loss_ce"] == pytest.approx(float(model(**batch["student"]).loss), rel=1e-5)
-    made.train()
-    assert made.evaluate(data)["eval_loss"] < first["eval_loss"]
+    distiller.train()
+    assert distiller.evaluate(data)["eval_loss"] < first["eval_loss"]
     changed = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("icl_adapters.") for name in changed)
@@ -374,10 +374,10 @@ def test_quantised_base_is_trained_on(tmp_path: Path) -> None:
     """Trainer refuses one on which nothing is trained that it knows of, and is not left with another opinion."""
     model = start(HiFICLConfig())
     model.is_quantized, model.hf_quantizer = True, SimpleNamespace(is_trainable=True)
-    made = trainer(model, tmp_path, examples(n=4), max_steps=3)
+    distiller = trainer(model, tmp_path, examples(n=4), max_steps=3)
     assert not model._hf_peft_config_loaded
     before = weights(model)
-    made.train()
+    distiller.train()
     changed = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("icl_adapters.") for name in changed)
