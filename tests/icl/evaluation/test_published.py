@@ -29,7 +29,7 @@ TESTBED = Task("digits", "vqa", "{question}", 2)
 def save(part: str, i: int, image_id: int, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"COCO_{folder.name}_{image_id:012d}.jpg"
-    Image.open(io.BytesIO(digits.split(part).png(i))).save(folder / name, "jpeg", quality=100)
+    Image.open(io.BytesIO(digits.load_digits(part).png(i))).save(folder / name, "jpeg", quality=100)
     return name
 
 
@@ -37,7 +37,7 @@ def write_vqa(root: Path, task: str, sizes: dict[str, int], question: str = "") 
     """Questions and annotations as visualqa.org has them; the word of the digit is what most of ten people say."""
     (root / task).mkdir(parents=True, exist_ok=True)
     for part, ours in (("train", "train"), ("val", "test")):
-        labels = digits.split(ours).labels
+        labels = digits.load_digits(ours).labels
         chosen = range(0, len(labels), len(labels) // sizes[part])[: sizes[part]]
         questions, annotations = [], []
         for number, i in enumerate(chosen):
@@ -100,7 +100,7 @@ def test_vqa_rows(tmp_path: Path) -> None:
     assert not {row["image"] for row in parts["train"]} & {row["image"] for row in parts["dev"]}
     coco.write(parts["test"], tmp_path / "test.jsonl")
     records = Records(tmp_path / "test.jsonl")
-    labels = digits.split("test").labels
+    labels = digits.load_digits("test").labels
     for i in range(5):
         record, word = records[i], WORDS[int(labels[48 * i])]
         assert record.id == str(1000 + i)
