@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 
+# As torch.distributed.nn.functional.all_gather, which torch has deprecated for a function of a private module.
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, group: Any) -> Tensor:
