@@ -43,24 +43,24 @@ RELEASES = {"transformers": ("5.23.0", "5.24.0")}
 TESTS = {
     "transformers": (
         "attention adapters losses prompts training/teacher training/trainer training/checkpoints evaluation/evaluator "
-        "evaluation/cost bank/embedder testbed/testbed"
+        "evaluation/cost bank/embedder testbed/model testbed/pretrain"
     ),
     "peft": "methods/lora adapters/storage",
-    "pylance": "bank/anchor_bank bank/lance_rows bank/approximate bank/ray_cluster bank/strategies cli/app",
-    "pyarrow": "bank/anchor_bank bank/ingest bank/ray_cluster bank/strategies data/records cli/app",
-    "usearch": "bank/approximate cli/app",
+    "pylance": "bank/anchor_bank bank/lance_rows bank/approximate bank/ray_cluster bank/strategies cli/bank",
+    "pyarrow": "bank/anchor_bank bank/ingest bank/ray_cluster bank/strategies data/records cli/bank",
+    "usearch": "bank/approximate cli/bank",
     "ray": "bank/ray_cluster",
-    "datasets": "data/records testbed/tasks training/trainer cli/adapters",
+    "datasets": "data/records testbed/tasks training/trainer cli/train",
     "accelerate": "training/trainer training/checkpoints training/teacher evaluation/evaluator",
     "safetensors": "adapters/storage training/checkpoints bank/lift training/teacher",
     "filelock": "bank/anchor_bank",
     "pillow": "bank/embedder data/records prompts/collator bank/report testbed/images",
     "scikit-learn": "testbed/images",
     "scipy": "evaluation/intervals",
-    "pyyaml": "cli/adapters",
+    "pyyaml": "training/run_configuration cli/train",
     "jinja2": "bank/report demo/page",
-    "typer": "cli/app cli/adapters cli/demo",
-    "rich": "cli/app cli/adapters cli/demo",
+    "typer": "cli",
+    "rich": "cli",
     "playwright": "demo/page_in_browser bank/report_in_browser",
     "geoopt": "manifolds",
     "matplotlib": "plot bank/report",
