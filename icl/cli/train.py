@@ -8,69 +8,38 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from icl.cli.options import (
-    MAX_SEED,
-    AsJson,
-    LanguageModel,
-    Pool,
-    PoolBank,
-    Prompt,
-    System,
-    check_finite,
-    repeated_choice,
-)
-from icl.common.choices import Method, Strategy, Term
+from icl.cli.options import AsJson, LanguageModel, repeated_choice, take_settings
+from icl.common.choices import Method, Term
 from icl.common.console import ProgressBar, interruptible, print_result
+from icl.training import DataSettings, TrainingSettings
 
 
+@take_settings({"train": "--data", "learning_rate": "--lr"}, data=DataSettings, training=TrainingSettings)
 def train(
     file: Annotated[
         Path | None, typer.Argument(metavar="[RUN.YAML]", help="A run in YAML; options overrule it.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = Path("out/adapter"),
     model: LanguageModel = None,
-    data: Annotated[str | None, typer.Option(help="Rows to learn from, or testbed: and a task.")] = None,
-    dev: Annotated[str | None, typer.Option(help="Rows that the epoch is chosen by.")] = None,
     method: Annotated[list[str] | None, repeated_choice(Method, "Several act together.")] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Of a method that has one.")] = None,
     objective: Annotated[
         str | None,
         typer.Option(help=f"Weights of {', '.join(get_args(Term))}, such as anchor=1,ce=0.5; default: the method's."),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="How many rows are used; default: all.")] = None,
-    shots: Annotated[int | None, typer.Option(min=0, help="Demonstrations that the teacher sees; default: 8.")] = None,
-    strategy: Annotated[Strategy | None, typer.Option(help="How they are chosen; default: random.")] = None,
-    pool: Pool = None,
-    bank: PoolBank = None,
-    prompt: Prompt = None,
-    system: System = None,
-    epochs: Annotated[float | None, typer.Option(callback=check_finite, help="Default: 5.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of the optimiser, instead of epochs.")] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(callback=check_finite, help="Learning rate; default: the best in a few short trainings."),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="Of parameters, order and demonstrations; default: 0.")
-    ] = None,
     as_json: AsJson = False,
+    *,
+    settings: dict[str, dict[str, Any]],
 ) -> None:
     """Learn an adapter. Run again after an interruption, it goes on after its last epoch.
 
     The folder gets the adapter, and run.json with all that it takes to do it again.
     """
-    if file is None and (model is None or data is None or not method):
+    if file is None and (model is None or "train" not in settings["data"] or not method):
         raise typer.BadParameter("give RUN.YAML, or --model, --data and --method")
     from icl.training import TrainingRun, override_settings, read_yaml
 
-    options: dict[str, dict[str, Any]] = {
-        "": {"model": model},
-        "data": {"train": data, "dev": dev, "samples": samples, "shots": shots, "strategy": strategy}
-        | {"pool": pool, "bank": bank, "prompt": prompt, "system": system},
-        "training": {"epochs": epochs, "steps": steps, "learning_rate": lr, "batch_size": batch_size, "seed": seed},
-    }
-    values = override_settings({} if file is None else read_yaml(file), options)
+    values = override_settings({} if file is None else read_yaml(file), {"": {"model": model}, **settings})
     if method:
         values["method"] = list(method)
     if rank is not None:

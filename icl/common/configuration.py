@@ -19,19 +19,41 @@ from reprlib import Repr
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_doc import Doc
-from annotated_types import Ge, Gt, Interval
-from typing_extensions import dataclass_transform
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from typing_extensions import dataclass_transform
+else:
+    # typing_extensions takes longer to import than all the rest of the command line.
+    def dataclass_transform(**_):
+        return lambda decorator: decorator
+
 
 T = TypeVar("T")
 
-PositiveInt = Annotated[int, Ge(1)]
-Count = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-Weight = Annotated[float, Ge(0)]
-Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that an annotated one may be: from ``ge`` or above ``gt``, up to ``le``."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return {**handler(source), **{name: bound for name, bound in vars(self).items() if bound is not None}}
+
+    def __str__(self) -> str:
+        if self.le is None:
+            return f"above {self.gt}" if self.ge is None else f"of {self.ge} or more"
+        return (f"above {self.gt}" if self.ge is None else f"from {self.ge}") + f" up to {self.le}"
+
+
+PositiveInt = Annotated[int, Bounds(ge=1)]
+Count = Annotated[int, Bounds(ge=0)]
+PositiveFloat = Annotated[float, Bounds(gt=0)]
+Weight = Annotated[float, Bounds(ge=0)]
+Seed = Annotated[int, Bounds(ge=0, le=2**32 - 1)]
 """A seed that numpy takes."""
 
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
@@ -205,7 +227,9 @@ def _describe(hint: Any) -> str:
     """Return what a value of an annotation is, in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return " ".join(filter(None, [_describe(arguments[0]), *map(_describe_bound, arguments[1:])]))
+        return " ".join(
+            filter(None, [_describe(arguments[0]), *(str(part) for part in arguments[1:] if isinstance(part, Bounds))])
+        )
     if origin in (Union, types.UnionType):
         return " or ".join("nothing" if a is type(None) else _describe(a) for a in arguments)
     if origin is Literal:
@@ -220,17 +244,6 @@ def _words(hint: Any) -> tuple[str, ...]:
     if get_origin(hint) is Literal:
         return tuple(word for word in get_args(hint) if isinstance(word, str))
     return tuple(word for part in get_args(hint) for word in _words(part))
-
-
-def _describe_bound(part: Any) -> str:
-    if isinstance(part, Gt):
-        return f"above {part.gt}"
-    if isinstance(part, Ge):
-        return f"of {part.ge} or more"
-    if isinstance(part, Interval):
-        low = f"from {part.ge}" if part.ge is not None else f"above {part.gt}"
-        return f"{low} up to {part.le}" if part.le is not None else f"{low} to below {part.lt}"
-    return ""
 
 
 def _settings_of(hint: Any) -> Any:

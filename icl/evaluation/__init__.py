@@ -10,7 +10,6 @@ from icl.common.lazy import attach
 
 if TYPE_CHECKING:
     from icl.evaluation.cost import greedy_config as greedy_config
-    from icl.evaluation.evaluation_plan import EvaluationPlan as EvaluationPlan
     from icl.evaluation.evaluation_plan import evaluate as evaluate
     from icl.evaluation.evaluator import AnsweringMode as AnsweringMode
     from icl.evaluation.evaluator import Evaluation as Evaluation
@@ -23,5 +22,6 @@ if TYPE_CHECKING:
     from icl.evaluation.result_tables import parse_columns as parse_columns
     from icl.evaluation.result_tables import terminal_tables as terminal_tables
     from icl.evaluation.results import Results as Results
+    from icl.evaluation.settings import EvaluationPlan as EvaluationPlan
 
 __getattr__, __dir__, __all__ = attach(__name__)

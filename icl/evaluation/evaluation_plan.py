@@ -11,13 +11,13 @@ from typing import Any
 
 from icl.adapters import AdapterConfig, Adapters, count_parameters, read_config
 from icl.attention import load_model
-from icl.common.choices import Strategy
 from icl.common.configuration import meant
 from icl.data import LIST_COLUMNS, TEXT_COLUMNS, Examples
 from icl.evaluation.evaluator import AnsweringMode, Evaluation, Progress
-from icl.evaluation.metrics.scoring import METRICS, check_references
+from icl.evaluation.metrics.scoring import check_references
 from icl.evaluation.result_rows import K_SHOT, ZERO_SHOT
 from icl.evaluation.results import Results
+from icl.evaluation.settings import EvaluationPlan
 from icl.training import (
     DemonstrationSettings,
     FileSplit,
@@ -28,42 +28,6 @@ from icl.training import (
     open_split,
     read_run,
 )
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """An evaluation of zero-shot, k-shot and adapters on ``data``.
-
-    Args:
-        data: a path, or a task of the testbed.
-        model: for :func:`icl.attention.load_model`. This, ``pool``, ``bank``, ``prompt`` and ``system`` are by default
-            as in the first adapter's run.
-        adapters: folders.
-        shots, strategies: numbers of demonstrations, and how they are selected.
-        pool: rows that demonstrations are taken from, none of which may be a row of ``data``.
-        seeds: of demonstrations, and of what tasks of the testbed hide; by default those of the adapters. An adapter
-            is measured for the seed that it was trained with.
-    """
-
-    data: str
-    model: str | None = None
-    adapters: tuple[Path, ...] = ()
-    shots: tuple[int, ...] = (0,)
-    strategies: tuple[Strategy, ...] = ("random",)
-    seeds: tuple[int, ...] = ()
-    pool: str | None = None
-    bank: str | None = None
-    prompt: str | None = None
-    system: str | None = None
-    metrics: tuple[str, ...] = ("exact",)
-    max_new_tokens: int = 32
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        if any(k < 0 for k in self.shots) or any(seed < 0 for seed in self.seeds):
-            raise ValueError(f"shots and seeds must not be negative, got {self.shots} and {self.seeds}")
-        if not self.metrics or not set(self.metrics) <= set(METRICS):
-            raise ValueError(f"metric must be of {', '.join(METRICS)}, got {', '.join(self.metrics) or 'none'}")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from icl.training.run_configuration import override_settings as override_settings
     from icl.training.run_configuration import read_yaml as read_yaml
     from icl.training.run_folder import read_run as read_run
+    from icl.training.settings import DataSettings as DataSettings
     from icl.training.settings import DemonstrationSettings as DemonstrationSettings
+    from icl.training.settings import TrainingSettings as TrainingSettings
     from icl.training.splits import FileSplit as FileSplit
     from icl.training.splits import Split as Split
     from icl.training.splits import open_split as open_split

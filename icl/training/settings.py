@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_doc import Doc
-from annotated_types import Interval
 
 from icl.common.choices import Strategy
-from icl.common.configuration import Count, PositiveFloat, PositiveInt, Seed, configuration
+from icl.common.configuration import Bounds, Count, PositiveFloat, PositiveInt, Seed, configuration
 
-Rate = Annotated[float, Interval(gt=0, le=1)]
+Rate = Annotated[float, Bounds(gt=0, le=1)]
 Pool = Annotated[str | None, Doc("Rows that demonstrations are taken from.")]
 Bank = Annotated[str | None, Doc("Bank of the pool, for strategies other than random.")]
 Prompt = Annotated[str, Doc('How a row is asked about: "{question} Short answer:".')]

@@ -161,7 +161,7 @@ ERRORS = [
     ({"training": {"bf16": 1}}, "training.bf16 must be true or false, got 1"),
     ({"training": {"steps": True}}, "training.steps must be a whole number of 1 or more or nothing, got True"),
     ({"training": {"epochs": 0}}, "training.epochs must be a finite number above 0, got 0"),
-    ({"training": {"seed": -1}}, "training.seed must be a whole number from 0 to below 4294967296, got -1"),
+    ({"training": {"seed": -1}}, "training.seed must be a whole number from 0 up to 4294967295, got -1"),
     ({"data": {"train": "t", "strategy": "nearest"}}, "data.strategy must be one of random, rices"),
 ]
 

@@ -62,7 +62,7 @@ def test_values_that_are_right() -> None:
         ("layers", 3, "a list, each a whole number or nothing"),
         ("gated", 1, "true or false"),
         ("label", 3, "text or nothing"),
-        ("seed", 2**32, "a whole number from 0 to below 4294967296"),
+        ("seed", 2**32, "a whole number from 0 up to 4294967295"),
     ],
 )
 def test_values_that_are_wrong(name: str, value: Any, wanted: str) -> None:
