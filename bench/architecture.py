@@ -21,7 +21,7 @@ def read_wings() -> dict[str, set[str]]:
     """Return the wings that each wing of icl imports; "hyperbolic" is one that imports none."""
     graph = grimp.build_graph("icl", "hyperbolic")
     names = {module.removeprefix("icl.") for module in graph.find_children("icl")}
-    arrows: dict[str, set[str]] = {name: set() for name in sorted(names)} | {"hyperbolic": set()}
+    arrows: dict[str, set[str]] = {name: set() for name in [*sorted(names), "hyperbolic"]}
     for name in names:
         inside = {f"icl.{name}", *graph.find_descendants(f"icl.{name}")}
         for module in inside:

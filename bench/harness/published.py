@@ -20,7 +20,7 @@ from icl.adapters import (
     MimICConfig,
     TaskVectorConfig,
 )
-from icl.common.choices import Strategy
+from icl.common.choices import Metric, Strategy
 
 EPOCHS, STEP = 5.0, 8
 
@@ -30,7 +30,7 @@ class Task:
     """A data set: how its rows are asked about, and how answers are scored, times 100."""
 
     title: str
-    metric: str
+    metric: Metric
     prompt: str
     max_new_tokens: int
 
