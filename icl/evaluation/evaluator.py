@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, get_args
@@ -25,7 +25,7 @@ from icl.evaluation.metrics.scoring import METRICS, References, check_references
 from icl.evaluation.results import Results
 from icl.losses import Objective, ObjectiveLoss, QueryTokens
 from icl.prompts import IGNORED, Collator, Role
-from icl.training import Teacher, fingerprint, observe_states
+from icl.training import Teacher, evaluating, fingerprint, observe_states
 
 Progress = Callable[[int], None]
 # Examples that the states of student and teacher are compared on.
@@ -188,7 +188,7 @@ class Evaluation:
         for batch in _split_batches(mode.examples, self.batch_size):
             inputs = self._collate(batch, mode.prompt)
             # not around the yield, which would leave the adapter in use to whoever takes the answers
-            with self._evaluating(), self._use(mode.adapter):
+            with evaluating(self.model), self._use(mode.adapter):
                 out = self.model.generate(**inputs, generation_config=config)
             texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             if progress is not None:
@@ -209,7 +209,7 @@ class Evaluation:
         teacher = Teacher(adapters, _DISTANCES)
         sums, count = torch.zeros(len(_DISTANCES.terms)), 0
         try:
-            with self._evaluating():
+            with evaluating(self.model):
                 for batch in _split_batches(examples, self.batch_size, _COMPARED):
                     inputs = _move_to(self.collator(batch), self.model)
                     query = QueryTokens.from_batch(inputs)
@@ -238,7 +238,7 @@ class Evaluation:
         example, zero_shot = mode.examples[0], None
         if mode.prompt != "student" or mode.adapter is not None:
             zero_shot = self._collate([example], "student"), partial(self._use, None)
-        with self._evaluating():
+        with evaluating(self.model):
             inputs = self._collate([example], mode.prompt)
             return measure_cost(self.model, inputs, partial(self._use, mode.adapter), zero_shot)
 
@@ -253,15 +253,6 @@ class Evaluation:
         if adapter is not None:
             raise ValueError(f"evaluate: the model has no adapters, and {adapter!r} is to be used")
         return nullcontext()
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.model.training
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train(training)
 
     def _generation_config(self, example: Example) -> GenerationConfig:
         config = greedy_config(self.model.generation_config)

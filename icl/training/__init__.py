@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from icl.training.splits import open_split as open_split
     from icl.training.teacher import Teacher as Teacher
     from icl.training.teacher import TeacherStates as TeacherStates
+    from icl.training.teacher import evaluating as evaluating
     from icl.training.teacher import fingerprint as fingerprint
     from icl.training.teacher import observe_states as observe_states
     from icl.training.trainer import DistillTrainer as DistillTrainer

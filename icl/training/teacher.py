@@ -132,7 +132,7 @@ class Teacher:
         return states
 
     def _run(self, model: nn.Module, batch: Mapping[str, Any], query: QueryTokens) -> ModelStates:
-        with torch.no_grad(), self.adapters.off(), _evaluating(model), ExitStack() as stack:
+        with torch.no_grad(), self.adapters.off(), evaluating(model), ExitStack() as stack:
             logits = "logits" in self.objective.terms
             return observe_states(model, self.adapters, batch, "teacher", query, self.objective, logits, stack)
 
@@ -146,8 +146,8 @@ class Teacher:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off: there is one teacher, not one a step."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Keep a model in evaluation mode inside ``with``: without dropout there is one teacher, not one a step."""
     training = model.training
     model.eval()
     try:
