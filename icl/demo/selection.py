@@ -11,23 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hyperbolic import plot
 from icl.bank import AnchorBank, HyperbolicLift, Queries, fit_lift, same_label_pairs, select
 from icl.testbed import (
     BASES,
     DIGITS,
-    WORDS,
     DigitImages,
-    EpisodeLayout,
-    compute_logits,
+    count_right,
+    draw_words,
+    embed_images,
     encode_images,
     load,
     load_digits,
     pixel_values,
 )
-from icl.testbed import make_prompts as prompts
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "random": {"strategy": "random"},
@@ -37,8 +35,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 """Options of :func:`icl.bank.select` by name. Without TopK-CLIP: it compares texts too, and these queries have none."""
 _DIM, _EPOCHS = 16, 5
-# Prompts in a batch: the layers' outputs of more are slower to reach.
-_PROMPTS = 40
 # Points on the disk, queries among them, and neighbours of each query.
 _POINTS, _QUERIES, _NEIGHBOURS = 300, 3, 4
 
@@ -52,7 +48,7 @@ def measure_strategies(folder: Path, seed: int, shots: tuple[int, ...], queries:
     torch.manual_seed(seed)  # where the lift starts
     model, processor = load(BASES[seed])
     train, held = load_digits("train"), load_digits("held_out")
-    embedded, held_embedded = (_embed(model, split.pixels) for split in (train, held))
+    embedded, held_embedded = (embed_images(model, pixel_values(split.pixels)) for split in (train, held))
     files = _export_images(folder / "demonstrations", train)
     lift = HyperbolicLift(embedded.shape[1], dim=_DIM)
     pairs = same_label_pairs(train.labels, seed)
@@ -77,8 +73,9 @@ def measure_strategies(folder: Path, seed: int, shots: tuple[int, ...], queries:
                 cards = [_make_card(train, row) for row in rows_by_query[0].tolist()]
                 sheets.append({"strategy": name, "cards": cards})
             pictures = torch.cat([features[rows_by_query], held_features[asked][:, None]], 1)
-            digits = train.labels[rows_by_query], held.labels[asked]
-            right[f"{name}/{k}"] = _count_right(model, processor, pictures, *digits, seed)
+            digits = torch.cat([train.labels[rows_by_query], held.labels[asked][:, None]], 1)
+            words = draw_words(processor, len(asked), torch.Generator().manual_seed(seed))
+            right[f"{name}/{k}"] = count_right(model, processor, pictures, digits, words)
     return {
         "queries": len(asked),
         "right": right,
@@ -96,14 +93,6 @@ def _make_card(split: DigitImages, row: int) -> dict[str, str]:
     return {"picture": data_uri(split.png(row)), "label": DIGITS[int(split.labels[row])]}
 
 
-@torch.no_grad()
-def _embed(model: Any, pixels: Tensor) -> Tensor:
-    """Return the mean state of the model's own vision encoder, as a unit vector, which CLIP's embeddings are."""
-    values = pixel_values(pixels).transpose(0, 1)
-    mean: Tensor = model.get_image_features(values).last_hidden_state.mean(1)
-    return normalize(mean, dim=-1)
-
-
 def _export_images(folder: Path, split: DigitImages) -> list[Path]:
     """Write a folder of PNG files, and a list of them with their labels, as users have them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,23 +103,6 @@ def _export_images(folder: Path, split: DigitImages) -> list[Path]:
         lines.append(json.dumps({"id": file.stem, "image": file.name, "label": DIGITS[int(split.labels[i])]}) + "\n")
     (folder / "demonstrations.jsonl").write_text("".join(lines))
     return files
-
-
-@torch.inference_mode()
-def _count_right(model: Any, processor: Any, pictures: Tensor, demonstrated: Tensor, asked: Tensor, seed: int) -> int:
-    """Count right answers, where each query has words for the digits that are sampled for it alone (docs/testbed.md).
-
-    ``pictures`` (N, k + 1, tokens, width) are the features of k demonstrations, which show the digits ``demonstrated``
-    (N, k), and of the query, which shows ``asked`` (N,).
-    """
-    layout = EpisodeLayout.chat(processor, "image")
-    words = torch.tensor(processor.tokenizer.convert_tokens_to_ids(list(WORDS)))
-    generator = torch.Generator().manual_seed(seed)
-    names = words[torch.rand(len(asked), len(words), generator=generator).argsort(1)[:, :10]]
-    ids = prompts(layout, names.gather(1, demonstrated), processor.tokenizer.bos_token_id)
-    parts = zip(ids.split(_PROMPTS), pictures.split(_PROMPTS))
-    answers = torch.cat([compute_logits(model, rows, images.flatten(0, 2))[:, -1].argmax(-1) for rows, images in parts])
-    return int((answers == names.gather(1, asked[:, None])[:, 0]).sum())
 
 
 def _reduce_sample(

@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from icl.testbed.accuracy import TestbedScore as TestbedScore
     from icl.testbed.accuracy import count_right as count_right
     from icl.testbed.accuracy import draw_words as draw_words
-    from icl.testbed.accuracy import make_prompts as make_prompts
     from icl.testbed.accuracy import measure_scores as measure_scores
-    from icl.testbed.episodes import EpisodeLayout as EpisodeLayout
     from icl.testbed.images import DigitImages as DigitImages
     from icl.testbed.images import load_digits as load_digits
     from icl.testbed.images import pixel_values as pixel_values
-    from icl.testbed.model import compute_logits as compute_logits
+    from icl.testbed.model import embed_images as embed_images
     from icl.testbed.model import encode_images as encode_images
     from icl.testbed.model import load as load
     from icl.testbed.model import weights_folder as weights_folder

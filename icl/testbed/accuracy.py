@@ -8,13 +8,12 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
 from icl.evaluation import wilson_interval
 from icl.testbed.episodes import EpisodeLayout
 from icl.testbed.images import load_digits, load_pictures, pixel_values
-from icl.testbed.model import compute_logits, encode_images
+from icl.testbed.model import compute_logits, embed_images, encode_images
 from icl.testbed.tasks import TASKS, make_rows
 from icl.testbed.vocabulary import WORDS
 
@@ -72,8 +71,8 @@ def measure_choices(
     images = load_digits("held_out")
     values = pixel_values(images.pixels)
     features = encode_images(model, values)
-    vision = normalize(model.get_image_features(values.transpose(0, 1)).last_hidden_state.mean(1), dim=-1)
-    similarity = (vision @ vision.T).fill_diagonal_(-torch.inf)
+    embeddings = embed_images(model, values)
+    similarity = (embeddings @ embeddings.T).fill_diagonal_(-torch.inf)
     queries = torch.arange(len(images))[:, None]
     for choice in get_args(Choice):
         for k in SHOTS if choice == "class present" else SHOTS[1:]:

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import GenerationConfig, Idefics2Config, Idefics2ForConditionalGeneration, Idefics2Processor
 
 from icl.testbed.images import SIZE
@@ -112,6 +113,13 @@ def encode_images(model: Idefics2ForConditionalGeneration, pixel_values: Tensor)
     features: list[Tensor] = model.get_image_features(pixel_values.transpose(0, 1), return_dict=True).pooler_output
     encoded: Tensor = torch.cat(features).unflatten(0, (len(pixel_values), -1))
     return encoded
+
+
+@torch.no_grad()
+def embed_images(model: Idefics2ForConditionalGeneration, pixel_values: Tensor) -> Tensor:
+    """Return the mean states of the vision encoder, as unit vectors (N, width), which CLIP's embeddings are."""
+    mean: Tensor = model.get_image_features(pixel_values.transpose(0, 1)).last_hidden_state.mean(1)
+    return normalize(mean, dim=-1)
 
 
 def embed_tokens(model: Any, input_ids: Tensor, images: Tensor) -> Tensor:

@@ -295,32 +295,6 @@ def test_every_field_of_run_json_missing_or_odd(tmp_path: Path) -> None:
             assert kept or optional or "run.json cannot be read" in told, (name, value)
 
 
-def test_too_little_memory_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def allocate(*args: Any, **kwargs: Any) -> None:
-        torch.empty(2**60, dtype=torch.uint8)
-
-    monkeypatch.setattr("icl.bank.schema.BankMetadata.read", allocate)
-    assert "not enough memory" in run("bank", "info", "bank").stderr
-
-
-def test_faults_of_ours_are_no_errors_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fault(*args: Any, **kwargs: Any) -> None:
-        raise TypeError("a fault")
-
-    monkeypatch.setattr("icl.bank.schema.BankMetadata.read", fault)
-    result = CliRunner().invoke(app, ["bank", "info", "bank"])
-    assert isinstance(result.exception, TypeError)
-
-
-def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("icl.bank.schema.BankMetadata.read", interrupted)
-    result = CliRunner().invoke(app, ["bank", "info", "bank"])
-    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "stopped\n")
-
-
 @pytest.mark.parametrize("name", ["bank.json", "lift.json", "adapter_config.json", "run.json"])
 def test_json_that_is_too_deep_is_told(name: str, tmp_path: Path) -> None:
     """Nested deeper than Python's parser goes, which raises what is no ValueError."""
