@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install -q --no-compile --prefer-binary -c constraints.txt
 SOURCES := pyproject.toml setup.py $(shell find csrc -type f)
 
-.PHONY: test demo lint accuracy bench docs evidence lock compat fuzz clean
+.PHONY: test demo lint coverage accuracy bench docs evidence lock compat fuzz clean
 
 test: .venv/test
 	$(BIN)/python -m pytest -n 2
@@ -25,6 +25,9 @@ lint: .venv/lint
 
 accuracy: .venv/bench
 	$(BIN)/python bench/accuracy.py
+
+coverage: .venv/test
+	$(BIN)/python -m pytest -n 2 --cov=hyperbolic --cov=icl --cov-report=term-missing:skip-covered --cov-report=html:out/coverage
 
 bench: .venv/bench
 	$(BIN)/python bench/performance.py

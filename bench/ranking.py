@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from icl.bank import AnchorBank, HyperbolicLift, Queries, select
-from icl.bank.embedding.lift_fitting import disjoint_batches, fit_lift
+from icl.bank.embedding.lift_fitting import LiftTraining, disjoint_batches, fit_lift
 from icl.common.choices import Strategy
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -141,7 +141,7 @@ def demonstrations(hierarchy: Hierarchy, size: Size, seed: int, folder: Path) ->
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         lift = HyperbolicLift(rows.shape[1], dim=DIM)
-    report = fit_lift(lift, rows, pairs, groups=own, entailment=ENTAILMENT, epochs=size.epochs, seed=seed)
+    report = fit_lift(lift, rows, pairs, LiftTraining(size.epochs, ENTAILMENT, seed=seed), groups=own)
     head = linear_head(rows, pairs, own, len(report.train_loss), seed)
 
     given = {"id": [str(i) for i in range(len(shown))], "text_embedding": questions[0]}

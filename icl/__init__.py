@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from icl.bank import DemonstratedRecords as DemonstratedRecords
     from icl.bank import Embedder as Embedder
     from icl.bank import HyperbolicLift as HyperbolicLift
+    from icl.bank import LiftTraining as LiftTraining
     from icl.bank import Queries as Queries
     from icl.bank import build_index as build_index
     from icl.bank import fit_lift as fit_lift

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from icl.bank.anchor_bank import Hits as Hits
     from icl.bank.embedding.embedder import Embedder as Embedder
     from icl.bank.embedding.lift import HyperbolicLift as HyperbolicLift
+    from icl.bank.embedding.lift_fitting import LiftTraining as LiftTraining
     from icl.bank.embedding.lift_fitting import fit_lift as fit_lift
     from icl.bank.embedding.lift_fitting import same_label_pairs as same_label_pairs
     from icl.bank.embedding.pairs import load_pairs as load_pairs

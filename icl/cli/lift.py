@@ -39,12 +39,12 @@ def fit(
     """Learn a lift from pairs."""
     import torch
 
-    from icl.bank import HyperbolicLift, fit_lift, load_pairs
+    from icl.bank import HyperbolicLift, LiftTraining, fit_lift, load_pairs
 
     embeddings, pairs, groups = load_pairs(source, pairing, seed, label)
     torch.manual_seed(seed)  # where a head starts
     lifting = HyperbolicLift(embeddings.shape[1], dim or min(_DIM, embeddings.shape[1]), c=c)
-    fitted = fit_lift(lifting, embeddings, pairs, groups=groups, entailment=entailment, epochs=epochs, seed=seed)
+    fitted = fit_lift(lifting, embeddings, pairs, LiftTraining(epochs, entailment, seed=seed), groups=groups)
     lifting.save(out)
     if as_json:
         return print_json({"lift": str(out), **asdict(fitted)})

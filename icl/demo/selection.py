@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperbolic import plot
-from icl.bank import AnchorBank, HyperbolicLift, Queries, fit_lift, same_label_pairs, select
+from icl.bank import AnchorBank, HyperbolicLift, LiftTraining, Queries, fit_lift, same_label_pairs, select
 from icl.testbed import (
     BASES,
     DIGITS,
@@ -52,7 +52,7 @@ def measure_strategies(folder: Path, seed: int, shots: tuple[int, ...], queries:
     files = _export_images(folder / "demonstrations", train)
     lift = HyperbolicLift(embedded.shape[1], dim=_DIM)
     pairs = same_label_pairs(train.labels, seed)
-    fitted = fit_lift(lift, embedded, pairs, groups=train.labels, epochs=_EPOCHS, seed=seed)
+    fitted = fit_lift(lift, embedded, pairs, LiftTraining(_EPOCHS, seed=seed), groups=train.labels)
     lift.eval()
     shutil.rmtree(folder / "bank", ignore_errors=True)
     names = [file.stem for file in files]

@@ -7,24 +7,36 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 from torch import Tensor, nn
 
 from hyperbolic import lorentz, pairwise
 from icl.bank.embedding import lift_metrics
 from icl.bank.embedding.lift import HyperbolicLift
 from icl.common.bounded import TEMPERATURE_BOUNDS
+from icl.common.configuration import Bounds, PositiveFloat, PositiveInt, Seed, Weight, configuration
 
 RECALL_AT = (1, 5, 10)
-LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.01  # Of AdamW; the decay is its default.
-TEMPERATURE = 0.1  # Where it starts.
-BATCH_SIZE = 512
-DEV_FRACTION = 0.1
-"""Share of the pairs that decide when to stop."""
-PATIENCE = 5
-"""Epochs without a lower dev loss, after which the fit stops."""
+WEIGHT_DECAY = 0.01  # Of AdamW, its default.
+
+
+@configuration
+class LiftTraining:
+    """How a lift is learned from pairs, with AdamW."""
+
+    epochs: Annotated[PositiveInt, Doc("At most.")] = 50
+    entailment: Annotated[
+        Weight, Doc("Weight of the cones' loss, in which the second of a pair is the general one.")
+    ] = 0.0
+    temperature: Annotated[float, Bounds(ge=0.01, le=1.0), Doc("Of the contrastive loss, where it starts.")] = 0.1
+    batch_size: Annotated[int, Bounds(ge=2), Doc("Pairs in a step.")] = 512
+    learning_rate: PositiveFloat = 3e-3
+    dev_fraction: Annotated[float, Bounds(gt=0, le=0.5), Doc("Share of the pairs that decide when to stop.")] = 0.1
+    patience: Annotated[PositiveInt, Doc("Epochs without a lower dev loss, after which the fit stops.")] = 5
+    seed: Annotated[Seed, Doc("Of the order of the pairs.")] = 0
 
 
 @dataclass
@@ -151,38 +163,37 @@ def fit_lift(
     lift: HyperbolicLift,
     embeddings: Tensor,
     pairs: Tensor,
+    training: LiftTraining | None = None,
     *,
     groups: Tensor | None = None,
     specificity: Tensor | None = None,
-    entailment: float = 0.0,
-    epochs: int = 50,
-    seed: int = 0,
 ) -> FitReport:
     """Train ``lift`` in place so that the two of a pair are near and others far, and report what changed.
 
-    Some pairs are held out; the parameters of the epoch that is best on these are kept. Deterministic by ``seed``.
+    Some pairs are held out; the parameters of the epoch that is best on these are kept. Deterministic by the seed.
 
     Args:
         lift: from embeddings to points.
         embeddings: (N, width).
         pairs: (P, 2) int64, rows of ``embeddings`` that belong together: an image and its text, two of one label
             (:func:`same_label_pairs`), a node and its parent, the specific one first.
+        training: epochs, rate, weight of the entailment, and the rest; by default :class:`LiftTraining` as it is.
         groups: (N,) int64; no two pairs of one group meet in a batch, where they would be each other's negatives.
         specificity: (N,), compared with the depth of the points in the report.
-        entailment: weight of the cones' loss, in which the second of a pair is the general one.
-        epochs: at most.
-        seed: of the order of the pairs.
     """
-    _check_arguments(len(embeddings), pairs, groups, specificity, epochs)
-    generator = torch.Generator().manual_seed(seed)
+    training = LiftTraining() if training is None else training
+    _check_arguments(len(embeddings), pairs, groups, specificity)
+    generator = torch.Generator().manual_seed(training.seed)
     order = pairs[torch.randperm(len(pairs), generator=generator)]
-    held_out = min(len(pairs) - 2, max(2, round(DEV_FRACTION * len(pairs))))
+    held_out = min(len(pairs) - 2, max(2, round(training.dev_fraction * len(pairs))))
     dev, train = order[:held_out], order[held_out:]
-    objective = _LiftLoss(lift, TEMPERATURE, entailment)
+    objective = _LiftLoss(lift, training.temperature, training.entailment)
     # Single numbers, such as the curvature, do not decay.
     parameters = [{"params": [p], "weight_decay": WEIGHT_DECAY if p.dim() > 1 else 0.0} for p in objective.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
-    dev_batches = disjoint_batches(dev, groups, BATCH_SIZE, torch.Generator().manual_seed(seed)) or [dev]
+    optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate)
+    dev_batches = disjoint_batches(dev, groups, training.batch_size, torch.Generator().manual_seed(training.seed)) or [
+        dev
+    ]
 
     @torch.no_grad()
     def measure_dev_loss() -> float:
@@ -193,9 +204,9 @@ def fit_lift(
     before = measure_quality(lift, embeddings, dev, best, specificity)
     best_weights = copy.deepcopy(objective.state_dict())
     train_losses, dev_losses = [], []
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, training.epochs + 1):
         total, count = 0.0, 0
-        for batch in disjoint_batches(train, groups, BATCH_SIZE, generator):
+        for batch in disjoint_batches(train, groups, training.batch_size, generator):
             loss = objective(*embeddings[batch.T])
             optimizer.zero_grad()
             loss.backward()
@@ -206,7 +217,7 @@ def fit_lift(
         if dev_losses[-1] < best:
             best, best_epoch = dev_losses[-1], epoch
             best_weights = copy.deepcopy(objective.state_dict())
-        elif epoch - best_epoch >= PATIENCE:
+        elif epoch - best_epoch >= training.patience:
             break
     objective.load_state_dict(best_weights)
     return FitReport(
@@ -220,9 +231,7 @@ def fit_lift(
     )
 
 
-def _check_arguments(rows: int, pairs: Tensor, groups: Tensor | None, specificity: Tensor | None, epochs: int) -> None:
-    if epochs < 1:
-        raise ValueError(f"fit_lift: epochs must be positive, got {epochs}")
+def _check_arguments(rows: int, pairs: Tensor, groups: Tensor | None, specificity: Tensor | None) -> None:
     if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.dtype != torch.int64:
         raise ValueError(f"fit_lift: pairs must be int64 of shape (N, 2), got {pairs.dtype} {tuple(pairs.shape)}")
     if len(pairs) < 4:

@@ -9,7 +9,7 @@ import torch
 from hyperbolic import lorentz
 from icl.bank.embedding import lift_fitting
 from icl.bank.embedding.lift import CURVATURE_BOUNDS, HyperbolicLift
-from icl.bank.embedding.lift_fitting import disjoint_batches, entailment_loss, fit_lift, same_label_pairs
+from icl.bank.embedding.lift_fitting import LiftTraining, disjoint_batches, entailment_loss, fit_lift, same_label_pairs
 from icl.common.bounded import TEMPERATURE_BOUNDS
 
 
@@ -89,13 +89,14 @@ def test_entailment_loss_is_that_of_the_cones() -> None:
     assert entailment_loss(lorentz.expmap0(torch.tensor([[1.0, 0.0]])), along, torch.tensor(1.0)) == 0
 
 
-def test_fit_improves_what_it_reports_and_is_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lift_fitting, "LEARNING_RATE", 1e-2)
+def test_fit_improves_what_it_reports_and_is_deterministic() -> None:
     embeddings, pairs, groups, level = hierarchy()
     results = []
     for seed in (0, 0, 1):
         lift = seeded_lift(24, dim=6)
-        report = fit_lift(lift, embeddings, pairs, groups=groups, specificity=level, epochs=15, seed=seed)
+        report = fit_lift(
+            lift, embeddings, pairs, LiftTraining(15, learning_rate=1e-2, seed=seed), groups=groups, specificity=level
+        )
         results.append((asdict(report), copy.deepcopy(lift.state_dict())))
     (first, weights), (second, same_weights), (third, _) = results
     assert first == second
@@ -109,23 +110,22 @@ def test_fit_improves_what_it_reports_and_is_deterministic(monkeypatch: pytest.M
     assert TEMPERATURE_BOUNDS[0] <= first["temperature"] <= TEMPERATURE_BOUNDS[1]
 
 
-def test_cones_bring_the_general_nearer_to_the_origin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lift_fitting, "LEARNING_RATE", 1e-2)
+def test_cones_bring_the_general_nearer_to_the_origin() -> None:
     embeddings, pairs, groups, level = hierarchy()
     depth = {}
     for weight in (0.0, 1.0):
-        options = {"groups": groups, "specificity": level, "entailment": weight, "epochs": 15}
-        depth[weight] = fit_lift(seeded_lift(24, dim=6), embeddings, pairs, **options).after.depth_against_specificity
+        training = LiftTraining(15, weight, learning_rate=1e-2)
+        report = fit_lift(seeded_lift(24, dim=6), embeddings, pairs, training, groups=groups, specificity=level)
+        depth[weight] = report.after.depth_against_specificity
     assert depth[1.0] is not None
     assert depth[0.0] is not None
     assert depth[1.0] > depth[0.0] + 0.5
 
 
-def test_reported_quality_is_that_of_the_dev_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lift_fitting, "DEV_FRACTION", 0.25)
+def test_reported_quality_is_that_of_the_dev_pairs() -> None:
     embeddings, pairs, _, _ = hierarchy()
     lift = seeded_lift(24)
-    fitted = fit_lift(lift, embeddings, pairs, epochs=1)
+    fitted = fit_lift(lift, embeddings, pairs, LiftTraining(1, dev_fraction=0.25))
     dev = pairs[torch.randperm(120, generator=generator(0))][:30]
     with torch.no_grad():
         x, c = lift(embeddings).double(), lift.c.item()
@@ -136,19 +136,17 @@ def test_reported_quality_is_that_of_the_dev_pairs(monkeypatch: pytest.MonkeyPat
     assert fitted.after.mean_rank == pytest.approx(rank.double().mean().item())
 
 
-def test_early_stopping_keeps_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping_keeps_the_best_epoch() -> None:
     """A rate so high that it soon gets worse."""
-    monkeypatch.setattr(lift_fitting, "LEARNING_RATE", 0.3)
-    monkeypatch.setattr(lift_fitting, "PATIENCE", 3)
     embeddings, pairs, groups, _ = hierarchy()
     lift = seeded_lift(24, dim=6)
-    report = fit_lift(lift, embeddings, pairs, groups=groups, epochs=60)
+    report = fit_lift(lift, embeddings, pairs, LiftTraining(60, learning_rate=0.3, patience=3), groups=groups)
     assert len(report.dev_loss) == report.best_epoch + 3 < 60
     assert report.best_epoch >= 1
     assert report.dev_loss[report.best_epoch - 1] == min(report.dev_loss) == report.after.loss
     # stopped there by itself, it has the same weights
     again = seeded_lift(24, dim=6)
-    fit_lift(again, embeddings, pairs, groups=groups, epochs=report.best_epoch)
+    fit_lift(again, embeddings, pairs, LiftTraining(report.best_epoch, learning_rate=0.3), groups=groups)
     assert all(torch.equal(a, b) for a, b in zip(lift.state_dict().values(), again.state_dict().values()))
 
 
@@ -163,8 +161,7 @@ def test_nothing_is_kept_of_epochs_that_are_all_worse(monkeypatch: pytest.Monkey
         return loss(*args, **kwargs) + 100.0 * next(worse)  # type: ignore[arg-type]
 
     monkeypatch.setattr(lift_fitting.pairwise, "contrastive_loss", rising)
-    monkeypatch.setattr(lift_fitting, "PATIENCE", 2)
-    report = fit_lift(lift, embeddings, pairs, epochs=9)
+    report = fit_lift(lift, embeddings, pairs, LiftTraining(9, patience=2))
     assert (report.best_epoch, len(report.dev_loss)) == (0, 2)
     assert all(torch.equal(start[name], value) for name, value in lift.state_dict().items())
 
@@ -172,9 +169,9 @@ def test_nothing_is_kept_of_epochs_that_are_all_worse(monkeypatch: pytest.Monkey
 def test_a_fixed_curvature_stays() -> None:
     embeddings, pairs, _, _ = hierarchy()
     lift = seeded_lift(24, dim=6, c=2.0, learn_curvature=False)
-    assert fit_lift(lift, embeddings, pairs, epochs=2).c == pytest.approx(2.0, rel=1e-6)
+    assert fit_lift(lift, embeddings, pairs, LiftTraining(2)).c == pytest.approx(2.0, rel=1e-6)
     free = seeded_lift(24, dim=6, c=2.0)
-    assert fit_lift(free, embeddings, pairs, epochs=2).c != pytest.approx(2.0, rel=1e-6)
+    assert fit_lift(free, embeddings, pairs, LiftTraining(2)).c != pytest.approx(2.0, rel=1e-6)
 
 
 def test_arguments_of_fit_lift() -> None:
@@ -192,5 +189,12 @@ def test_arguments_of_fit_lift() -> None:
         fit_lift(lift, embeddings, pairs, groups=groups[:-1])
     with pytest.raises(ValueError, match=r"specificity must have shape \(132,\)"):
         fit_lift(lift, embeddings, pairs, specificity=level[:, None])
-    with pytest.raises(ValueError, match="epochs must be positive, got 0"):
-        fit_lift(lift, embeddings, pairs, epochs=0)
+    for settings in (
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"dev_fraction": 1.0},
+        {"temperature": 2.0},
+        {"entailment": -1.0},
+    ):
+        with pytest.raises(ValueError, match=f"LiftTraining: {next(iter(settings))} must be"):
+            LiftTraining(**settings)

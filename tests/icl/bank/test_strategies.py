@@ -7,7 +7,7 @@ import torch
 
 from icl.bank.anchor_bank import AnchorBank
 from icl.bank.embedding.lift import HyperbolicLift
-from icl.bank.embedding.lift_fitting import fit_lift, same_label_pairs
+from icl.bank.embedding.lift_fitting import LiftTraining, fit_lift, same_label_pairs
 from icl.bank.schema import BankError
 from icl.bank.selection.queries import Queries
 from icl.bank.selection.select_rows import select
@@ -60,7 +60,7 @@ def test_points_at_one_depth_are_chosen_by_cosine_and_warn(tmp_path: Path) -> No
     assert torch.equal(flat, cosines.topk(8).indices.flip(1))
     torch.manual_seed(0)
     head = HyperbolicLift(6, dim=4)
-    fit_lift(head, embeddings[4:], same_label_pairs(rows["label"]), epochs=3)
+    fit_lift(head, embeddings[4:], same_label_pairs(rows["label"]), LiftTraining(3))
     bank = AnchorBank.build(tmp_path / "deep", rows, lift=head.eval())
     with torch.no_grad():
         points = head(embeddings[:4])
