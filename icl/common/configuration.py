@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 else:
     # typing_extensions takes longer to import than all the rest of the command line.
     def dataclass_transform(**_):
+        """Return a decorator that changes nothing: what it says is for type checkers."""
         return lambda decorator: decorator
 
 

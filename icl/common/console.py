@@ -122,6 +122,7 @@ class FailureLog:
         self.file, self.count, self.first = file, 0, list["RowFailure"]()
 
     def __call__(self, failure: RowFailure) -> None:
+        """Take a row in."""
         self.count += 1
         if self.count <= _LISTED:
             self.first.append(failure)

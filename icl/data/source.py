@@ -18,7 +18,7 @@ from torch import Tensor
 from icl.data import text_files
 from icl.data.fields import LIST_COLUMNS, TEXT_COLUMNS, conform_batch, convert_batch, settle_types, to_text, to_texts
 
-Source: TypeAlias = str | Path | pa.Table | Mapping[str, Any]
+Source: TypeAlias = str | Path | pa.Table | pa.RecordBatchReader | Mapping[str, Any]
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 
@@ -27,10 +27,10 @@ def read_batches(source: Source, batch_size: int, prompts: bool = False) -> Iter
     """Read the rows of a path, a table, or columns.
 
     Args:
-        source: a JSONL, JSON, Parquet, Arrow or CSV file, a folder of these or of images, a table, or a mapping with
-            one sequence or tensor a column. Files with a column ``image`` or ``images`` name images relative to
-            themselves. A folder of images gives ``id``, the path in the folder, ``image`` and, for images in
-            subfolders, ``label``. Rows without ``id`` are numbered.
+        source: a JSONL, JSON, Parquet, Arrow or CSV file, a folder of these or of images, a table, a stream of batches,
+            or a mapping with one sequence or tensor a column. Files with a column ``image`` or ``images`` name images
+            relative to themselves. A folder of images gives ``id``, the path in the folder, ``image`` and, for images
+            in subfolders, ``label``. Rows without ``id`` are numbered.
         batch_size: the most rows of a batch. All batches of a path have the same columns.
         prompts: whether other columns of single values are text too, and nested ones may be left out. Else only
             ``id``, ``image``, ``text``, ``question`` and ``answer`` are text, and ``images`` and ``answers`` lists of
@@ -46,6 +46,9 @@ def read_batches(source: Source, batch_size: int, prompts: bool = False) -> Iter
         table = source if isinstance(source, pa.Table) else _make_table(source, prompts)
         parts = table.to_batches(max_chunksize=batch_size)
         batches = (make_plain(part, prompts) for part in parts if part.num_rows)
+    elif isinstance(source, pa.RecordBatchReader):
+        slices = (batch.slice(i, batch_size) for batch in source for i in range(0, batch.num_rows, batch_size))
+        batches = (make_plain(part, prompts) for part in slices)
     else:
         raise TypeError(f"source must be a path, a table or a mapping of columns, got {type(source).__name__}")
     row = 0

@@ -87,3 +87,14 @@ def test_classes_of_datasets_are_their_names() -> None:
     assert [record.answer for record in Records(rows.select([2, 1, 0]))] == [None, "a", "b"]
     with pytest.raises(ValueError, match="there are no rows"):
         Records(rows.select([]))
+
+
+def test_a_stream_of_batches_is_read_as_its_table() -> None:
+    """In slices of the size that is asked for, numbered through, without the whole in memory."""
+    parts = [pa.record_batch({"question": [f"{i} {j}" for j in range(n)]}) for i, n in enumerate((5, 0, 3))]
+    stream = pa.RecordBatchReader.from_batches(parts[0].schema, iter(parts))
+    batches = list(read_batches(stream, 2))
+    assert [batch.num_rows for batch in batches] == [2, 2, 1, 2, 1]
+    rows = pa.Table.from_batches(batches).to_pylist()
+    assert [row["id"] for row in rows] == [f"{i:08d}" for i in range(8)]
+    assert [row["question"] for row in rows] == [f"{i} {j}" for i, n in ((0, 5), (2, 3)) for j in range(n)]
