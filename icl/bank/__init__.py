@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from icl.bank.search.approximate import search_index as search_index
     from icl.bank.selection.demonstrated_records import BankSelection as BankSelection
     from icl.bank.selection.demonstrated_records import DemonstratedRecords as DemonstratedRecords
+    from icl.bank.selection.demonstrated_records import SampledExamples as SampledExamples
+    from icl.bank.selection.demonstrated_records import sample_examples as sample_examples
     from icl.bank.selection.queries import Queries as Queries
+    from icl.bank.selection.row_check import RowError as RowError
+    from icl.bank.selection.row_check import check_rows as check_rows
     from icl.bank.selection.select_rows import select as select
     from icl.bank.selection.strategies import has_depth as has_depth
     from icl.bank.summary import describe_bank as describe_bank

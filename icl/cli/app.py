@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from icl.cli import adapters, bank, lift, testbed
-from icl.cli.config import config
 from icl.cli.demo import demo
 from icl.cli.evaluate import evaluate
 from icl.cli.selection import select
 from icl.cli.train import train
-from icl.common.console import ErrorLineGroup
+from icl.common.console import ErrorLineGroup, print_json
 
 app = typer.Typer(
     cls=ErrorLineGroup, no_args_is_help=True, pretty_exceptions_enable=False, help="Demonstrations in context."
@@ -27,5 +28,20 @@ app.command(
 )(train)
 app.command("eval", epilog="Example: icl eval --data testbed:options --adapter adapter --shots 0 --shots 4")(evaluate)
 app.add_typer(adapters.app, name="adapters")
-app.command(epilog="Example: icl config --schema")(config)
 app.command(epilog="Example: icl demo --quick --out out/demo")(demo)
+
+
+@app.command(epilog="Example: icl config --schema")
+def config(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of all settings.")] = False,
+) -> None:
+    """Describe the settings of a training run, an evaluation and every adapter method, for editors and other tools."""
+    if not schema:
+        raise typer.BadParameter("give --schema")
+    from icl.adapters import METHODS
+    from icl.common.configuration import schema as describe
+    from icl.evaluation import EvaluationPlan
+    from icl.training import TrainingRun
+
+    methods = {name: describe(METHODS[name]) for name in sorted(METHODS)}
+    print_json({"training_run": describe(TrainingRun), "evaluation": describe(EvaluationPlan), "methods": methods})

@@ -11,6 +11,7 @@ from typing import Any
 
 from icl.adapters import AdapterConfig, Adapters, count_parameters, read_config
 from icl.attention import load_model
+from icl.bank import check_rows
 from icl.common.configuration import meant
 from icl.data import LIST_COLUMNS, TEXT_COLUMNS, Examples
 from icl.evaluation.evaluator import AnsweringMode, Evaluation, Progress
@@ -23,7 +24,6 @@ from icl.training import (
     FileSplit,
     Split,
     TrainingRun,
-    check_rows,
     describe_method,
     open_split,
     read_run,

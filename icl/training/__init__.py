@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from icl.training.arguments import training_arguments as training_arguments
     from icl.training.execution import train as train
     from icl.training.fitting import fit_examples as fit_examples
-    from icl.training.row_check import check_rows as check_rows
     from icl.training.run_configuration import TrainingRun as TrainingRun
     from icl.training.run_configuration import describe_method as describe_method
     from icl.training.run_configuration import override_settings as override_settings

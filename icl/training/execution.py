@@ -17,14 +17,13 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from hyperbolic.version import __version__
 from icl.adapters import attach
 from icl.attention import internals, load_model, model_identity
-from icl.bank import DemonstratedRecords
+from icl.bank import DemonstratedRecords, check_rows, sample_examples
 from icl.data import Examples, format_query
 from icl.prompts import Collator
 from icl.training import learning_rate
 from icl.training.arguments import training_arguments
 from icl.training.checkpoints import find_newest_whole, prune
 from icl.training.fitting import fit_examples
-from icl.training.row_check import check_rows
 from icl.training.run_configuration import TrainingRun
 from icl.training.run_folder import (
     CHECKPOINTS,
@@ -36,7 +35,7 @@ from icl.training.run_folder import (
     remove_checkpoints,
     write_run,
 )
-from icl.training.splits import FileSplit, Split, open_split, sample
+from icl.training.splits import FileSplit, Split, open_split
 from icl.training.trainer import DistillTrainer, answer_accuracy
 
 StepCallback = Callable[[int, int, float | None], None]
@@ -76,7 +75,7 @@ def train(run: TrainingRun, out: str | Path, on_step: StepCallback | None = None
     training_set = examples["train"]
     if isinstance(training_set, DemonstratedRecords) and training_set.selection_digest is not None:
         digests["demonstrations"] = training_set.selection_digest
-    examples["train"] = sample(training_set, run.data.samples, seed)
+    examples["train"] = sample_examples(training_set, run.data.samples, seed)
     record = find_record(run, digests, out)
     if record is not None and record["finished"]:
         _LOGGER.info(
@@ -273,7 +272,7 @@ def _search_rate(
     all_steps = settings.steps or math.ceil(settings.epochs * math.ceil(batches / settings.accumulation))
     steps = learning_rate.count_trial_steps(all_steps)
     part = "dev" if "dev" in examples else "train"
-    judged = sample(examples[part], min(len(examples[part]), _TRIAL_EXAMPLES), settings.seed)
+    judged = sample_examples(examples[part], min(len(examples[part]), _TRIAL_EXAMPLES), settings.seed)
     start = {name: value.clone() for name, value in adapters.state_dict().items()}
     _LOGGER.info(f"looking for a learning rate by trainings of {steps} steps; give one to do without")
 

@@ -13,13 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from icl.bank import DemonstratedRecords
 from icl.common.choices import Strategy
 from icl.common.files import digest, digest_file
 from icl.common.sources import find_source
-from icl.data import Example, Examples, Records, refuse_overlap
+from icl.data import Examples, Records, refuse_overlap
 from icl.training.settings import DemonstrationSettings
 
 if TYPE_CHECKING:
@@ -152,29 +150,3 @@ def digest_records(records: Records) -> str:
     with ThreadPoolExecutor() as threads:  # hashing lets other threads run
         digests = dict(zip(files, threads.map(digest_file, files)))
     return digest(json.dumps([[*row, [digests.get(image, image) for image in images]] for *row, images in rows]))
-
-
-def sample(examples: Examples, count: int | None, seed: int) -> Examples:
-    """Return so many of the examples, drawn by the seed, or all. ``ValueError`` if there are not as many."""
-    if count is None:
-        return examples
-    if not 1 <= count <= len(examples):
-        raise ValueError(f"samples must be from 1 to {len(examples)}, the rows of the training set, got {count}")
-    rows = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
-    if isinstance(examples, DemonstratedRecords):
-        return SampledExamples(examples, rows)
-    return [examples[row] for row in rows]
-
-
-class SampledExamples:
-    """Some of the examples, whose demonstrations change with the epoch as theirs do."""
-
-    def __init__(self, examples: DemonstratedRecords, rows: Sequence[int]):
-        self.examples, self.rows = examples, rows
-        self.set_epoch = examples.set_epoch
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[self.rows[index]]

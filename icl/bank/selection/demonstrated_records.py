@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from hyperbolic.plot.pictures import load_image
 from icl.common.choices import Strategy
 from icl.common.files import digest
-from icl.data import Example, Message, Records, digest_content, format_query
+from icl.data import Example, Examples, Message, Records, digest_content, format_query
 
 if TYPE_CHECKING:
     from icl.bank.anchor_bank import AnchorBank
@@ -172,3 +172,29 @@ def _select_from_pool(records: Records, pool: Records, k: int, selection: BankSe
     starts = range(0, len(records), _QUERIES)
     selected = [select(bank, queries.slice(start, start + _QUERIES), k, selection.strategy) for start in starts]
     return torch.tensor([pool_rows[name] for name in bank_ids])[torch.cat(selected)]
+
+
+def sample_examples(examples: Examples, count: int | None, seed: int) -> Examples:
+    """Return so many of the examples, drawn by the seed, or all. ``ValueError`` if there are not as many."""
+    if count is None:
+        return examples
+    if not 1 <= count <= len(examples):
+        raise ValueError(f"samples must be from 1 to {len(examples)}, the rows of the training set, got {count}")
+    rows = sorted(np.random.RandomState(seed).permutation(len(examples))[:count].tolist())
+    if isinstance(examples, DemonstratedRecords):
+        return SampledExamples(examples, rows)
+    return [examples[row] for row in rows]
+
+
+class SampledExamples:
+    """Some of the examples, whose demonstrations change with the epoch as theirs do."""
+
+    def __init__(self, examples: DemonstratedRecords, rows: Sequence[int]):
+        self.examples, self.rows = examples, rows
+        self.set_epoch = examples.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[self.rows[index]]

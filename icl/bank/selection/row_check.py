@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from icl.bank import DemonstratedRecords
+from icl.bank.selection.demonstrated_records import DemonstratedRecords, SampledExamples
 from icl.common.configuration import meant
 from icl.common.failures import RowFailure
 from icl.common.files import write_text
 from icl.data import LIST_COLUMNS, TEXT_COLUMNS, Examples, Records, format_query
-from icl.training.splits import SampledExamples
 
 FAILURES_FILE = "failures.jsonl"
 # Rows that an error shows.

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from icl.bank import RowError, check_rows, sample_examples
 from icl.bank.selection.demonstrated_records import DemonstratedRecords
 from icl.cli.app import app
 from icl.data.records import Records
-from icl.training.row_check import RowError, check_rows
-from icl.training.splits import sample
 from tests.icl.processors import picture
 
 ROWS = 8
@@ -51,7 +50,7 @@ def test_broken_images(folder: Path) -> None:
     broken = [(row, f"{path}, line {row + 1}") for row in sorted(BROKEN)]
     alone, demonstrated = (DemonstratedRecords(records, records, k) for k in (0, 2))
     assert listed({"train": alone, "dev": demonstrated}, ()) == broken
-    sampled = sample(alone, 3, 1)
+    sampled = sample_examples(alone, 3, 1)
     assert listed({"train": sampled}, ()) == [(r, w) for r, w in broken if r in sampled.rows]  # type: ignore[union-attr]
     good = Records(write(folder, "good.jsonl", (0, 1, 3, 4)))
     check_rows({"train": DemonstratedRecords(good, good, 3)}, {"train"}, folder)
