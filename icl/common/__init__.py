@@ -1,1 +1,1 @@
-"""What every wing stands on, and knows none: files, configuration, the console, names and sources."""
+"""The ground that every wing stands on: files, configuration, the console, names of choices and of sources."""

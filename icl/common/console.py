@@ -1,4 +1,4 @@
-"""What the command line prints: results on stdout; notes, progress and errors on stderr.
+"""The output of the command line: results on stdout; notes, progress and errors on stderr.
 
 :class:`ErrorLineGroup` is where expected errors end, :class:`FailureLog` counts rows that could not be used, and
 :class:`ProgressBar` shows how far a command is.
@@ -66,7 +66,7 @@ class ErrorLineGroup(TyperGroup):
 
 
 class _LineHandler(logging.Handler):
-    """What the packages log of themselves (:mod:`icl.common.hub` asking the network), on stderr as it comes."""
+    """Print the packages' own log (:mod:`icl.common.hub` asking the network) on stderr as it comes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message."""

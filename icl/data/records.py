@@ -38,7 +38,7 @@ class DataRecord:
     answer: str | None
     references: tuple[str, ...]
     fields: Mapping[str, str]
-    """What a prompt's template may name: all texts but the answers. One that is missing is empty."""
+    """The fields that a prompt's template may name: all texts but the answers. One that is missing is empty."""
 
 
 class Records:

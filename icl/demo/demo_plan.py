@@ -1,4 +1,4 @@
-"""What the demo does, as a plan: jobs, each of which leaves one file of results."""
+"""The plan of the demo: jobs, each of which leaves one file of results."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Verdict:
 
     @property
     def skill(self) -> str:
-        """What the task asks for."""
+        """The skill that the task asks for."""
         return TASKS.get(self.task, "")
 
     @property

@@ -1,4 +1,4 @@
-"""What an answer costs: time to the first token and to each further one, floating-point operations, and memory.
+"""The cost of an answer: time to the first token and to each further one, floating-point operations, and memory.
 
 Everything is taken from ``generate`` with one prompt, so it is what users of a model wait for, whatever its family
 does around the decoder. Machines are slow and fast by turns; therefore a prompt is timed in turns with a zero-shot

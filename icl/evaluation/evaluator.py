@@ -34,7 +34,7 @@ _DISTANCES = Objective(ce=0, anchor=1, alignment=1, attention=1, feature_scale="
 
 
 class PromptDigests(NamedTuple):
-    """What tells the prompts of a test set from others, and what their answers are compared with.
+    """Digests that tell the prompts of a test set from others, and the references of their answers.
 
     ``test`` is the digest of ids, references and the queries' images, ``texts`` that of every prompt with its images.
     """

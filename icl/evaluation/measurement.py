@@ -1,4 +1,4 @@
-"""What is kept of one measurement: a model that answered one test set in one way, its scores, cost and distances.
+"""One measurement, as it is kept: a model that answered one test set in one way, its scores, cost and distances.
 
 The classes are the format of results.json too, so pydantic checks the types of what a file holds.
 """
@@ -26,7 +26,7 @@ _AS_WRITTEN = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_AS_WRITTEN)
 class Cost:
-    """What it takes to answer one prompt, the only one in its batch.
+    """The cost of answering one prompt, the only one in its batch.
 
     Times are medians, over rounds in which the prompt and the zero-shot one take turns.
 

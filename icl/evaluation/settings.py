@@ -1,4 +1,4 @@
-"""What an evaluation compares, without torch and pydantic: the command line takes its options from here."""
+"""The plan of an evaluation, without torch and pydantic: the command line takes its options from here."""
 
 from __future__ import annotations
 

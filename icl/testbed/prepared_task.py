@@ -96,7 +96,7 @@ class PreparedTask:
         del self.model.model.vision_model, self.model.model.connector
         self.collator = EmbeddingCollator(_skip_pixels(self.processor), self._embed)
         self.teachers: dict[str, TeacherStates] = {}
-        """What teachers make of their prompts, which is the same in all trials."""
+        """The teachers' states at their prompts, which are the same in all trials."""
         self._collated: dict[Hashable, ChunkedCollation] = {}
         self._prompts: dict[Role, Any] = {}
 

@@ -42,7 +42,7 @@ Demonstrations = list[tuple[int, str]]
 
 
 class TaskExample(NamedTuple):
-    """What stands before a query, and what is right: ``None`` if it is hidden."""
+    """A query, the demonstrations before it, and the right answer: ``None`` if it is hidden."""
 
     answer: str | None
     teacher: Demonstrations

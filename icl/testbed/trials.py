@@ -1,4 +1,4 @@
-"""What each method can and cannot do on the testbed: a task, a budget and a bound of the accuracy, for each."""
+"""Trials of each method on the testbed: a task, a budget, and a bound that its accuracy has to reach or must not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOGITS_CE = Objective(logits=1.0, ce=0.5)
 
 @dataclass(frozen=True)
 class AccuracyBound:
-    """What the mean accuracy over the seeds has to reach, or with ``upper`` not to pass."""
+    """A bound that the mean accuracy over the seeds has to reach, or with ``upper`` must not pass."""
 
     value: float
     upper: bool = False

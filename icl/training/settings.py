@@ -21,7 +21,7 @@ System = Annotated[str | None, Doc("A message before all others.")]
 
 @configuration
 class DemonstrationSettings:
-    """What is shown before a query, and how the query is asked."""
+    """Where demonstrations before a query come from, and how the query is asked."""
 
     pool: Pool = None
     bank: Bank = None
@@ -47,7 +47,7 @@ class DataSettings:
 
     @property
     def demonstrations(self) -> DemonstrationSettings:
-        """What is shown before each query. The default pool is ``train``."""
+        """The demonstrations before each query. The default pool is ``train``."""
         return DemonstrationSettings(self.pool or self.train, self.bank, self.prompt, self.system)
 
 
