@@ -73,6 +73,9 @@ TESTS = {
     "mkdocstrings": "docs",
     "torch-abi-audit": "native cuda",
     "pytest-benchmark": "bench",
+    "pydantic": "common/configuration evaluation/results cli/train",
+    "annotated-doc": "common/configuration cli/train",
+    "import-linter": "architecture",
 }
 QUICK = (
     "tests/hyperbolic/test_manifolds.py",

@@ -1,6 +1,7 @@
 """The house is as docs/architecture.md draws it: arrows one way, small folders and files, one name for one thing."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,13 @@ def test_picture_is_current() -> None:
     assert architecture.PICTURE.read_text(encoding="utf-8") == architecture.draw(arrows), (
         "run python bench/architecture.py"
     )
+
+
+def test_every_path_on_the_page_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:icl|hyperbolic|csrc|tests|bench|docs)/[^`\s]*)`", page)
+    assert len(paths) > 20
+    assert [path for path in paths if "NAME" not in path and not (ROOT / path).exists()] == []
 
 
 def test_chain_of_imports_is_short() -> None:
