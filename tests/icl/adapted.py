@@ -74,7 +74,8 @@ def frozen(name: str = "idefics2", **text: Any) -> PreTrainedModel:
 
 def generate(model: PreTrainedModel, x: zoo.Inputs, **settings: Any) -> Tensor:
     """Logits of the generated tokens, (steps, B, V)."""
-    return torch.stack(model.generate(**x, **{**GREEDY, **settings}).logits)
+    generator: Any = model
+    return torch.stack(generator.generate(**x, **{**GREEDY, **settings}).logits)
 
 
 def assert_identity_at_start(name: str, kinds: tuple[str, ...]) -> None:

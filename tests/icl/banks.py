@@ -47,7 +47,8 @@ def score_rows(queries: Queries, strategy: str, depth_weight: float = 0.0) -> tu
 
     def negative_distances(x: Tensor, y: Tensor) -> Tensor:
         x0, y0 = ((1 / C + v.square().sum(1)).sqrt() for v in (x.double(), y.double()))
-        return -torch.acosh((C * (x0[:, None] * y0 - x.double() @ y.double().T)).clamp_min(1)) / C**0.5
+        distance: Tensor = torch.acosh((C * (x0[:, None] * y0 - x.double() @ y.double().T)).clamp_min(1)) / C**0.5
+        return -distance
 
     if strategy == "hyperbolic":
         points = table["point"]

@@ -68,11 +68,13 @@ def in_numpy(h: Tensor, t: Tensor, scale: str) -> tuple[np.ndarray, np.ndarray]:
 def distances(x: np.ndarray, y: np.ndarray, metric: str, c: float) -> np.ndarray:
     """The hyperbolic law of cosines, or Pythagoras."""
     if metric == "l2":
-        return np.sqrt(((x[:, None] - y[None]) ** 2).sum(-1))
+        euclidean: np.ndarray = np.sqrt(((x[:, None] - y[None]) ** 2).sum(-1))
+        return euclidean
     a, b = (math.sqrt(c) * np.linalg.norm(p, axis=1) for p in (x, y))
     cosine = (x @ y.T) * c / np.outer(a, b)
     cosh = np.outer(np.cosh(a), np.cosh(b)) - np.outer(np.sinh(a), np.sinh(b)) * cosine
-    return np.arccosh(np.maximum(1, cosh)) / math.sqrt(c)
+    geodesic: np.ndarray = np.arccosh(np.maximum(1, cosh)) / math.sqrt(c)
+    return geodesic
 
 
 def learned(kind: type[StateLoss] = AnchorLoss, metric: str = "geodesic") -> StateLoss:

@@ -120,7 +120,8 @@ def make(name: str = "llama", seed: int = 0, **changes: Any) -> PreTrainedModel:
         pad_token_id=zoo.PAD, bos_token_id=zoo.BOS, eos_token_id=zoo.EOS, suppress_tokens=list(range(zoo.WORDS))
     )
     model.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def prompt(batch: int = 1, length: int = 14, seed: int = 3, padding: int = 0) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ def invented(job: DemoJob) -> dict[str, Any]:
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
     )
     card = {"picture": picture, "label": "one"}
-    left = {
+    left: dict[str, dict[str, Any]] = {
         "selection": {
             "samples": [card] * 10,
             "query": card,

@@ -25,8 +25,9 @@ def chat(shown: list[tuple[int, str]], query: int) -> list[dict[str, Any]]:
 
 
 def inputs_of(processor: Idefics2Processor, chats: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
+    template: Any = processor
     return dict(
-        processor.apply_chat_template(
+        template.apply_chat_template(
             chats,
             add_generation_prompt=True,
             tokenize=True,

@@ -39,9 +39,9 @@ def methods(adapters: Adapters, index: int) -> list[Method]:
     """Those in use at a layer of the decoder, in order."""
     parts = [part for name in adapters.names if name in adapters.active for part in adapters[name]]
     return [
-        Method(part.config, {k: v.detach().double().requires_grad_() for k, v in part.at(index).named_parameters()})
+        Method(part.config, {k: v.detach().double().requires_grad_() for k, v in layer.named_parameters()})
         for part in parts
-        if part.at(index) is not None
+        if (layer := part.at(index)) is not None
     ]
 
 
@@ -141,8 +141,8 @@ def install(model: PreTrainedModel, adapters: Adapters) -> dict[int, list[Method
         mask = visible(mask, query.shape[2], key.shape[2], causal=False)
         # Padding sees nothing, and nobody sees what it gets.
         mask = mask | ~mask.any(-1, keepdim=True)
-        inputs = (x.double() for x in (query, key, value))
-        return attention(layers.get(module, []), *inputs, mask, scaling).to(query.dtype), None
+        q, k, v = (x.double() for x in (query, key, value))
+        return attention(layers.get(module, []), q, k, v, mask, scaling).to(query.dtype), None
 
     AttentionInterface.register(_NAME, forward)
     AttentionMaskInterface.register(_NAME, eager_mask)
@@ -169,5 +169,6 @@ class Call(NamedTuple):
 
     @property
     def visible(self) -> Tensor:
-        causal = self.module.is_causal and self.module.config._attn_implementation in ("sdpa", "icl_s")
+        module: Any = self.module
+        causal = module.is_causal and module.config._attn_implementation in ("sdpa", "icl_s")
         return visible(self.mask, self.query.shape[2], self.key.shape[2], causal)

@@ -14,7 +14,7 @@ def make_measurement(method: str, seed: int, *right: float, **more: Any) -> Meas
     """Return the measurement of examples that are right or wrong, with the prefill as a multiple of zero-shot's."""
     zero = more.pop("zero_ms", 2.0)
     cost = Cost(10, more.pop("prefill", 1.0) * zero, 1.0, zero, 1.0, 4_000_000, 1000, 2000, None)
-    values = {
+    values: dict[str, Any] = {
         "model": "m", "base": "b", "task": "task", "settings": {},
         "shots": 0, "strategy": None, "test": "t", "choice": f"{method} {seed}", "ids": ("x",) * len(right),
         "parameters": 0, "train_seconds": None, "note": None, "cost": cost, "distances": None,

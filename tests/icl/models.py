@@ -1,6 +1,7 @@
 """Tiny random CLIP-like models, saved as those on the hub are."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -26,6 +27,9 @@ def tiny_model(kind: str, folder: Path) -> Path:
     size = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**size, "vocab_size": len(_WORDS), "max_position_embeddings": 12, "pad_token_id": 0, "bos_token_id": 1}
     vision = {**size, "image_size": 16, "patch_size": 8}
+    model: Any
+    images: Any
+    processor: Any
     if kind == "clip":
         text["eos_token_id"] = 2
         config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)

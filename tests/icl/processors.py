@@ -86,7 +86,7 @@ class _WithoutVideo:
         return None if name == "video_processor" else super().check_argument_for_proper_class(name, argument)  # type: ignore[misc]
 
 
-class Qwen2VLProcessor(_WithoutVideo, transformers.Qwen2VLProcessor):  # type: ignore[misc]
+class Qwen2VLProcessor(_WithoutVideo, transformers.Qwen2VLProcessor):
     pass
 
 

@@ -50,12 +50,13 @@ def collator() -> Collator:
 
 def start(config: Any = None, seed: int = 0, noise: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
     """The testbed's model with an adapter; ``noise`` takes it away from its start, where most are the identity."""
-    model = testbed.load()[0].to(dtype)
+    base: Any = testbed.load()[0]
+    model = base.to(dtype)
     torch.manual_seed(seed)
     adapters = attach(model, HyperICLConfig() if config is None else config)
     with torch.no_grad():
         for p in adapters.parameters():
-            p += noise * torch.randn_like(p)
+            p.add_(noise * torch.randn_like(p))
     return model
 
 
