@@ -71,6 +71,7 @@ COMMANDS = {
 IN_SENTENCES = {
     "make": COMMANDS["make"],
     "pytest bench": f"{sys.executable} -m pytest -q --collect-only {ROOT}/bench ...",
+    "python bench/architecture.py": f"python {ROOT}/bench/architecture.py ... --check",
     "python bench/accuracy.py": f"{sys.executable} {ROOT}/bench/accuracy.py ... --quick --out accuracy",
     "python bench/compat.py": f"python {ROOT}/bench/compat.py ... --page --out compatibility",
     "python bench/latency.py": f"python {ROOT}/bench/latency.py ... --width 64 --layers 2 --tokens 8 --rounds 2",

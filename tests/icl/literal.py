@@ -18,8 +18,8 @@ from transformers.masking_utils import eager_mask
 
 from icl.adapters import Adapters, HiFICLConfig, HyperICLConfig, MimICConfig
 
-# Relative to the largest value: of outputs, and of gradients.
-OUTPUT, GRADIENT = 1e-6, 1e-5
+# Relative to the largest value: of outputs, 16 roundings of float32, whose sums the processor orders; and of gradients.
+OUTPUT, GRADIENT = 2e-6, 1e-5
 _NAME = "literal"
 _SELF_ATTENTION = re.compile(r"model\.((language_model|text_model)\.)?layers\.(\d+)\.self_attn")
 

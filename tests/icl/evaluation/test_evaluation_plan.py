@@ -12,9 +12,9 @@ from icl.evaluation.results import Results
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shots": (4, -1)}, "shots and seeds must not be negative"),
-        ({"seeds": (-1,)}, "shots and seeds must not be negative"),
-        ({"metrics": ("bleu",)}, "metric must be of exact, vqa, .*, got bleu"),
+        ({"shots": (4, -1)}, "shots must be a list, each a whole number of 0 or more"),
+        ({"seeds": (-1,)}, "seeds must be a list, each a whole number from 0 up to"),
+        ({"metrics": ("bleu",)}, r"metrics must be a list, each one of exact, vqa, .*got \('bleu',\)"),
         ({"metrics": ()}, "got none"),
     ],
 )
