@@ -118,6 +118,9 @@ def schema(kind: Any) -> dict[str, Any]:
 
     described = TypeAdapter(kind).json_schema()
     parts = {kind.__name__: described, **described.get("$defs", {})}
+    for part in parts.values():
+        if "description" in part:  # without the examples of a docstring, which are for readers of Python
+            part["description"] = part["description"].partition(">>>")[0].strip()
     for settings in _nested(kind):
         for name, hint in get_type_hints(settings, include_extras=True).items():
             properties = parts[settings.__name__].get("properties", {})

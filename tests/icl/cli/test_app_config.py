@@ -12,6 +12,7 @@ from tests.icl.commands import run
 def test_schema_has_every_setting() -> None:
     schema: dict[str, Any] = json.loads(run("config", "--schema").stdout)
     parts = schema["training_run"]["$defs"]
+    assert schema["training_run"]["description"] == "All that is needed to do it again."
     for kind in (DataSettings, TrainingSettings):
         assert parts[kind.__name__]["properties"].keys() == {field.name for field in fields(kind)}
     assert parts["DataSettings"]["required"] == ["train"]
