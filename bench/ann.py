@@ -65,8 +65,8 @@ def main(
             record = ann.build_index(bank, recall, K, progress=lambda added: progress.advance(task, added))
         built = perf_counter() - start
         exact, slow = timed(lambda batch: bank.search(batch, K), query)
-        found, fast = timed(lambda batch: ann.search_index(bank, batch, K), query)
-    hit = [(f.dist <= e.dist[:, -1:]).double() for f, e in zip(found, exact)]
+        hits, fast = timed(lambda batch: ann.search_index(bank, batch, K), query)
+    hit = [(f.dist <= e.dist[:, -1:]).double() for f, e in zip(hits, exact)]
     title = f"{rows} rows, dim {dim}, batches of {BATCH}, k = {K}, {threads} threads"
     table = Table("", "exact", "index", title=title)
     share = torch.cat(hit).mean().item()

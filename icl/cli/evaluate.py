@@ -15,7 +15,7 @@ from icl.evaluation import EvaluationPlan
 _NAMES = {"adapters": "--adapter", "strategies": "--strategy", "metrics": "--metric", "seeds": "--seed"}
 
 
-@take_settings(_NAMES, plan=EvaluationPlan)
+@take_settings(_NAMES, required=True, plan=EvaluationPlan)
 def evaluate(
     columns: Annotated[
         str | None,

@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from annotated_doc import Doc
 
-from icl.common.configuration import Bounds, nearest
-
-MAX_SEED = 2**32 - 1  # numpy's
+from icl.common.configuration import MAX_SEED, Bounds, documented, nearest
 
 
 def check_finite(value: float | None) -> float | None:
@@ -57,20 +54,23 @@ EmbeddingModel = Annotated[
 LanguageModel = Annotated[str | None, typer.Option(help="Path or name of a vision-language model, or testbed.")]
 
 
-def take_settings(names: Mapping[str, str], **sections: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def take_settings(
+    names: Mapping[str, str], required: bool, **sections: type
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for each field of classes of settings.
 
     The command gets them as ``settings``: by the section's name the values that were given, by field.
 
     Args:
         names: of options, by fields, where an option is not called as its field is.
+        required: whether fields without a default must be given; they need not where a file may have them.
         sections: classes of settings, each by the name under which the command finds its values.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
         options = {
-            f"{section}_{f.name}": _make_option(f, hint, names.get(f.name, f"--{f.name.replace('_', '-')}"))
+            f"{section}_{f.name}": _make_option(f, hint, names.get(f.name, f"--{f.name.replace('_', '-')}"), required)
             for section, kind in sections.items()
             for f, hint in zip(fields(kind), _field_hints(kind))
         }
@@ -90,9 +90,9 @@ def take_settings(names: Mapping[str, str], **sections: type) -> Callable[[Calla
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for name, (annotation, default) in options.items()
         ]
-        required = [p for p in made if p.default is inspect.Parameter.empty]
+        leading = [p for p in made if p.default is inspect.Parameter.empty]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        parameters = [*required, *parameters, *(p for p in made if p not in required)]
+        parameters = [*leading, *parameters, *(p for p in made if p not in leading)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -106,10 +106,10 @@ def _field_hints(kind: type) -> list[Any]:
     return [hints[f.name] for f in fields(kind)]
 
 
-def _make_option(field: Field[Any], hint: Any, flag: str) -> tuple[Any, Any]:
+def _make_option(field: Field[Any], hint: Any, flag: str, required: bool) -> tuple[Any, Any]:
     """Return the annotation and the default of a field's option; nothing is the default of a field that has one."""
     kind, metadata = _unfold(hint)
-    text = next((part.documentation for part in metadata if isinstance(part, Doc)), "")
+    text = documented(hint) or ""
     extra: dict[str, Any] = {}
     for bound in metadata:
         if isinstance(bound, Bounds):
@@ -128,7 +128,7 @@ def _make_option(field: Field[Any], hint: Any, flag: str) -> tuple[Any, Any]:
     if get_origin(kind) is list:
         text = f"{text.rstrip('.')}; can be repeated."
     option = typer.Option(f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=text, **extra)
-    if field.default is MISSING and flag == "--data" and field.name == "data":
+    if field.default is MISSING and required:
         return Annotated[kind, option], inspect.Parameter.empty
     return Annotated[kind | None, option], None
 

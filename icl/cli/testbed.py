@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, track
 
-from icl.cli.options import MAX_SEED
 from icl.common.choices import Style
+from icl.common.configuration import MAX_SEED
 from icl.common.console import ERR, OUT
 
 if TYPE_CHECKING:

@@ -14,7 +14,9 @@ from icl.common.console import ProgressBar, interruptible, print_result
 from icl.training import DataSettings, TrainingSettings
 
 
-@take_settings({"train": "--data", "learning_rate": "--lr"}, data=DataSettings, training=TrainingSettings)
+@take_settings(
+    {"train": "--data", "learning_rate": "--lr"}, required=False, data=DataSettings, training=TrainingSettings
+)
 def train(
     file: Annotated[
         Path | None, typer.Argument(metavar="[RUN.YAML]", help="A run in YAML; options overrule it.")

@@ -54,8 +54,8 @@ PositiveInt = Annotated[int, Bounds(ge=1)]
 Count = Annotated[int, Bounds(ge=0)]
 PositiveFloat = Annotated[float, Bounds(gt=0)]
 Weight = Annotated[float, Bounds(ge=0)]
-Seed = Annotated[int, Bounds(ge=0, le=2**32 - 1)]
-"""A seed that numpy takes."""
+MAX_SEED = 2**32 - 1  # numpy's
+Seed = Annotated[int, Bounds(ge=0, le=MAX_SEED)]
 
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 _repr = Repr()

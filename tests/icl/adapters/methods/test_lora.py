@@ -26,6 +26,7 @@ from icl.attention.decoder import Decoder
 from icl.attention.internals import CHECKPOINTING
 from tests.icl import decoders, zoo
 from tests.icl.adapted import FAMILIES
+from tests.icl.hooked import logits
 
 LENGTH = 16
 PROJECTION = re.compile(r"model\.((language_model|text_model)\.)?layers\.(\d+)\.self_attn\.[qkvo]_proj")
@@ -34,12 +35,6 @@ PROJECTION = re.compile(r"model\.((language_model|text_model)\.)?layers\.(\d+)\.
 def arguments(name: str, **asked: Any) -> zoo.Inputs:
     x = zoo.inputs(name, length=LENGTH, **asked)
     return {**x, **zoo.positions(x)}
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel, x: zoo.Inputs) -> Tensor:
-    out: Tensor = model(**x).logits
-    return out
 
 
 def randomise(adapters: Adapters, seed: int = 0) -> None:
